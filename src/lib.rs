@@ -1,1 +1,9 @@
+//! gleaner: learns a pile of unlabelled images by itself, asks people only for the labels that teach its model the most, trains again
+//! when a batch is complete, and goes on until the budget is spent.
+//!
+//! The rooms of the house stand here from the ground up; each may import only lower ones (`tests/architecture.rs` holds the table).
+//! `docs/ARCHITECTURE.md` walks through them with one label.
 
+#![deny(unsafe_code)]
+
+pub mod domain;

@@ -1,0 +1,67 @@
+//! Jobs: the kinds of work a worker takes, and how they stand.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A kind of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Read a source into a project.
+    Import,
+    /// Train the pretext task.
+    Pretrain,
+    /// Embed a shard of the pool under the pretext model, and measure `v`.
+    Embed,
+    /// Fine-tune and evaluate a model for a round.
+    Train,
+    /// Score a shard of the pool under a model.
+    Score,
+    /// Choose the next batch from the scores.
+    Select,
+}
+
+impl JobKind {
+    /// The name that stands in the database and in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Import => "import",
+            Self::Pretrain => "pretrain",
+            Self::Embed => "embed",
+            Self::Train => "train",
+            Self::Score => "score",
+            Self::Select => "select",
+        }
+    }
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for a worker.
+    Queued,
+    /// A worker holds its lease.
+    Running,
+    /// Its result is published.
+    Done,
+    /// It ended with an error; `retry` queues it again.
+    Failed,
+    /// It is no longer wanted.
+    Cancelled,
+}
+
+impl JobState {
+    /// The name that stands in the database and in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}

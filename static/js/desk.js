@@ -1,6 +1,7 @@
 // The tasks that lie before one labeler. Owns the leases: fetches them ahead together with their decoded images, renews them while somebody
 // works, gives them back on leaving, and asks again when there was nothing to do.
-// Invariants: a task stands here at most once; a task whose answer still waits in the outbox is never shown again.
+// Invariants: a task stands here at most once; a task that was answered here isn't shown again under the same lease, whatever an answer
+// of the service that crossed it on the way says.
 
 import { Unreachable, Problem, post, projectPath } from "./api.js";
 
@@ -17,6 +18,8 @@ export class Desk extends EventTarget {
   #project;
   #outbox;
   #tasks = [];
+  /** Attempt under which each task left the desk. */
+  #answered = new Map();
   #busy = false;
   #again = false;
   #retryTimer = null;
@@ -24,7 +27,7 @@ export class Desk extends EventTarget {
   #leaseMs = 300_000;
   #activeAt = Date.now();
   #lapsed = false;
-  #replyLost = false;
+  #resuming = false;
   #closed = false;
 
   /** Why there is nothing to do: `{reason, retryAt}` or `null`; `reason` is the service's, or "offline". */
@@ -66,29 +69,37 @@ export class Desk extends EventTarget {
   /** Takes the task on show off the desk. */
   advance() {
     const task = this.#tasks.shift();
+    if (task) this.#answered.set(task.task, task.attempt);
     if (this.#tasks.length < REFILL_COUNT) this.refill();
     this.#changed();
     return task;
   }
 
-  /** Lays a task that was undone back on top. */
+  /** Lays a task that was undone back on top, and takes its lease again, since undoing opened it for everybody. */
   putBack(task) {
-    this.#tasks = [task, ...this.#tasks.filter((other) => other.task !== task.task)];
+    this.#answered.delete(task.task);
+    const twin = this.#tasks.find((other) => other.task === task.task);
+    if (twin) task.attempt = twin.attempt;
+    this.#tasks = [task, ...this.#tasks.filter((other) => other !== twin)];
     this.#changed();
+    if (!twin) this.refill({ resume: true });
   }
 
   /** Fetches more tasks if few are left; `resume` also takes up those that the labeler holds already. */
   async refill({ resume = false } = {}) {
     if (this.#closed) return;
+    // After a lost reply the service may hold leases for us that we don't know: the next call asks for them too.
+    this.#resuming ||= resume;
     if (this.#busy) {
       this.#again = true;
       return;
     }
     this.#busy = true;
     clearTimeout(this.#retryTimer);
+    const resumes = this.#resuming;
+    this.#resuming = false;
     try {
-      await this.#lease(resume || this.#replyLost);
-      this.#replyLost = false;
+      await this.#lease(resumes);
     } catch (error) {
       this.#stall(error);
     } finally {
@@ -97,7 +108,7 @@ export class Desk extends EventTarget {
     this.#changed();
     if (this.#again) {
       this.#again = false;
-      if (this.#tasks.length < REFILL_COUNT && !this.wait) await this.refill();
+      if (this.#resuming || (this.#tasks.length < REFILL_COUNT && !this.wait)) await this.refill();
     }
   }
 
@@ -118,25 +129,32 @@ export class Desk extends EventTarget {
   async #lease(resume) {
     const missing = HELD_COUNT - this.#tasks.length;
     if (missing <= 0 && !resume) return;
-    const body = { count: Math.max(missing, 1) };
-    if (resume) body.resume = true;
-    const answer = await post(projectPath(this.#project, "/leases"), body);
-    const known = new Set(this.#tasks.map((task) => task.task));
-    const fresh = answer.tasks.filter((task) => !known.has(task.task) && !this.#outbox.holds(task.task));
+    // On resuming, the count includes what is held.
+    const count = resume ? Math.max(HELD_COUNT, this.#tasks.length) : missing;
+    const answer = await post(projectPath(this.#project, "/leases"), { count, resume });
     if (resume) this.#keepOnly(answer.tasks);
-    for (const task of fresh) this.#tasks.push(prepare(task));
+    for (const task of answer.tasks) this.#take(task);
     const until = answer.tasks[0] && new Date(answer.tasks[0].expires_at).getTime() - Date.now();
     if (until > 1000) this.#leaseMs = until;
     this.#setWait(answer.tasks.length === 0 ? answer.wait : null);
   }
 
-  /** After an absence: tasks that the service no longer lists were given to others. */
+  #take(leased) {
+    const known = this.#tasks.find((task) => task.task === leased.task);
+    if (known) Object.assign(known, { attempt: leased.attempt, leasedAt: Date.now() });
+    else if (!this.#wasAnswered(leased)) this.#tasks.push(prepare(leased));
+  }
+
+  #wasAnswered(leased) {
+    return this.#outbox.holds(leased.task) || this.#answered.get(leased.task) >= leased.attempt;
+  }
+
+  /** Tasks that the service no longer lists as held were given to others. */
   #keepOnly(held) {
-    const attempts = new Map(held.map((task) => [task.task, task]));
-    const lost = this.current && !attempts.has(this.current.task);
-    this.#tasks = this.#tasks.filter((task) => attempts.has(task.task));
-    for (const task of this.#tasks) Object.assign(task, { attempt: attempts.get(task.task).attempt });
-    if (lost) this.dispatchEvent(new Event("lapsed"));
+    const names = new Set(held.map((task) => task.task));
+    const isLost = this.current && !names.has(this.current.task);
+    this.#tasks = this.#tasks.filter((task) => names.has(task.task));
+    if (isLost) this.dispatchEvent(new Event("lapsed"));
   }
 
   #setWait(wait) {
@@ -150,8 +168,7 @@ export class Desk extends EventTarget {
   }
 
   #stall(error) {
-    // The service may have leased tasks without our knowing: the next call asks for them too.
-    this.#replyLost = true;
+    this.#resuming = true;
     if (error instanceof Unreachable || (error instanceof Problem && error.isPassing)) {
       this.#setWait({ reason: "offline", retry_after_seconds: error.retryAfterSeconds ?? OFFLINE_RETRY_SECONDS });
       return;

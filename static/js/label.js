@@ -105,7 +105,10 @@ class LabelPage {
     this.#answers.addEventListener("change", () => this.#showCounts());
     this.#answers.addEventListener("round", ({ detail }) => this.#setRound(readRound(detail)));
     this.#answers.addEventListener("lost", ({ detail }) => toast(text.label.lost(detail.name, detail.outcome), { tone: "bad", lasting: true }));
-    this.#outbox.addEventListener("change", () => this.#showSaving());
+    this.#outbox.addEventListener("change", () => {
+      this.#showSaving();
+      this.#showBatch();
+    });
     this.#outbox.addEventListener("refused", ({ detail }) => toastProblem(detail.problem));
     document.addEventListener("keydown", (event) => this.#press(event));
     document.addEventListener("click", (event) => this.#leaveByLink(event));
@@ -305,7 +308,7 @@ class LabelPage {
       replaceChildren(this.batch);
       return;
     }
-    const done = Math.min(round.taskCount, round.answeredCount);
+    const done = Math.min(round.taskCount, round.answeredCount + this.#outbox.count);
     const words = text.label.batch(round.number, count(done), count(round.taskCount));
     replaceChildren(this.batch, progressBar(done / round.taskCount, words), element("span", { class: "batch-text" }, words));
   }

@@ -120,7 +120,7 @@ export const text = {
     undone: (name) => `Took back “${name}”. Choose again.`,
     undoOffline: "That answer may have been sent already; it can be undone once the network is back.",
     skipIsFinal: "That skip has been sent and can't be taken back.",
-    lapsed: "You were away, so that image went to somebody else. Here is another.",
+    lapsed: "That image went to somebody else meanwhile. Here is another.",
     lost: (name, outcome) => `The label “${name}” didn't count: ${LOST[outcome] ?? outcome}.`,
     broken: {
       title: "This image doesn't load",
@@ -284,6 +284,8 @@ export const text = {
     accuracy: "Test accuracy",
     alternative: (labels, accuracy) => `Learning curve: ${accuracy} test accuracy at ${labels} labels`,
     point: (labels, accuracy) => `${labels} labels: ${accuracy}`,
+    model: "on the test split",
+    random: "on images drawn at random",
     interval: (low, high) => `(${low} to ${high})`,
   },
 
@@ -339,6 +341,8 @@ export const text = {
     labelsHint: "A test split keeps its labels in any case.",
     submit: "Read it",
     added: (count) => `${count} added`,
+    converted: (count) => `${count} resized or converted`,
+    uploaded: "Upload",
     duplicates: (count) => `${count} ${plural(count, "duplicate", "duplicates")}`,
     rejected: (count) => `${count} rejected`,
     rejectedList: (count) => `${count} rejected: names and reasons`,
@@ -353,6 +357,7 @@ export const text = {
 
   feed: {
     title: "Events",
+    quiet: "What happens from now on appears here.",
     connecting: "Connecting …",
     live: "Live",
     closed: "The stream has ended. Reload the page.",

@@ -28,6 +28,11 @@ export class Answers extends EventTarget {
     outbox.addEventListener("answered", ({ detail }) => this.#hear(detail));
   }
 
+  /** The latest labels, the newest first: `{key, task, name, colour}`. */
+  recent(count) {
+    return this.#history.filter((entry) => entry.kind === "label").slice(-count).reverse();
+  }
+
   /** The latest answer that can be undone, or `undefined`: `{task, name, colour, kind}`. */
   get last() {
     return this.#history.at(-1);
@@ -44,15 +49,19 @@ export class Answers extends EventTarget {
 
   /** Gives `task` the class `entry` (`{name, colour}`) after `seconds` of looking. */
   label(task, entry, seconds) {
+    const key = this.#send(task, entry, seconds);
+    this.#remember({ key, task, kind: "label", name: entry.name, colour: entry.colour, seconds });
+  }
+
+  #send(task, entry, seconds) {
     const label = { task: task.task, class: entry.name, attempt: task.attempt, seconds: Math.round(seconds * 100) / 100 };
-    const key = this.#outbox.put({
+    return this.#outbox.put({
       task: task.task,
       project: this.#project,
       kind: "label",
       path: projectPath(this.#project, "/labels"),
       body: { labels: [label] },
     });
-    this.#remember({ key, task, kind: "label", name: entry.name, colour: entry.colour });
   }
 
   /** Skips `task` for `reason`; `name` is how the reason reads. */
@@ -86,6 +95,17 @@ export class Answers extends EventTarget {
       this.#count(-1);
     }
     return entry;
+  }
+
+  /** Gives an earlier answer another class; works at any time, since a correction counts into the next training. */
+  async correct(entry, to) {
+    const { withdrawn, answer } = await this.#outbox.withdraw(entry.key);
+    const label = answer?.results?.[0]?.label;
+    if (withdrawn) entry.key = this.#send(entry.task, to, entry.seconds);
+    else if (label) await call("PUT", `/labels/${encodeURIComponent(label)}`, { body: { class: to.name } });
+    entry.name = to.name;
+    entry.colour = to.colour;
+    this.#changed();
   }
 
   async #takeBack(entry) {

@@ -10,13 +10,15 @@ import { count } from "./format.js";
 import { dealKeys } from "./hotkeys.js";
 import { renderMarkdown } from "./markdown.js";
 import { Outbox } from "./outbox.js";
+import { Recent } from "./recent.js";
 import { readProject, readRound } from "./shapes.js";
-import { isOperator, layOut, openDialog, projectFromAddress, showFailure, toast, toastProblem } from "./shell.js";
+import { isOperator, layOut, openDialog, openPage, projectFromAddress, toast, toastProblem } from "./shell.js";
 import { text } from "./text.js";
 import { Viewer } from "./viewer.js";
 import { WaitingCard, progressBar } from "./waiting.js";
 
 const FOLLOW_MS = 4000;
+const LEAVE_MS = 2000;
 /** A glance of over ten minutes was a break, not a look. */
 const LOOK_SECONDS_MAX = 600;
 
@@ -29,6 +31,7 @@ class LabelPage {
   #viewer;
   #classes;
   #waiting;
+  #recent;
   #shown = null;
   #shownAt = 0;
   #undoing = false;
@@ -39,9 +42,10 @@ class LabelPage {
     this.#me = me;
     this.#outbox = outbox;
     this.#round = project.round;
-    this.#answers = new Answers(project.name, me.id ?? me.name, outbox);
+    this.#answers = new Answers(project.name, me.id, outbox);
     this.#desk = new Desk(project.name, outbox);
     this.#classes = new ClassPanel(dealKeys(project.classes), (entry) => this.#answer(entry));
+    this.#recent = new Recent(this.#answers, dealKeys(project.classes));
     this.#waiting = new WaitingCard(() => this.#desk.refill());
     this.#build();
     this.#viewer = new Viewer(this.stage);
@@ -80,7 +84,7 @@ class LabelPage {
       element("h1", { class: "unseen" }, text.label.heading(this.#project.name)),
       this.guidelines,
       element("section", { class: "work", "aria-label": text.label.image }, this.stage, tools),
-      element("div", { class: "side" }, this.#classes.element, this.session),
+      element("div", { class: "side" }, this.#classes.element, this.#recent.element, this.session),
     );
     layOut({
       me: this.#me,
@@ -102,7 +106,10 @@ class LabelPage {
   #listen() {
     this.#desk.addEventListener("change", () => this.#render());
     this.#desk.addEventListener("lapsed", () => toast(text.label.lapsed));
-    this.#answers.addEventListener("change", () => this.#showCounts());
+    this.#answers.addEventListener("change", () => {
+      this.#showCounts();
+      this.#recent.show();
+    });
     this.#answers.addEventListener("round", ({ detail }) => this.#setRound(readRound(detail)));
     this.#answers.addEventListener("lost", ({ detail }) => toast(text.label.lost(detail.name, detail.outcome), { tone: "bad", lasting: true }));
     this.#outbox.addEventListener("change", () => {
@@ -374,8 +381,9 @@ class LabelPage {
 
   async #leave() {
     this.#outbox.hurry();
-    await this.#desk.release({ keepalive: true });
-    await this.#outbox.drained();
+    const done = Promise.all([this.#desk.release({ keepalive: true }), this.#outbox.drained()]);
+    // Answers are on disk and leases expire, so a slow service needn't hold anybody back.
+    await Promise.race([done, new Promise((resolve) => setTimeout(resolve, LEAVE_MS))]);
   }
 }
 
@@ -397,15 +405,8 @@ function fact(value, label) {
   return element("div", { class: "fact" }, element("strong", {}, value), element("span", {}, label));
 }
 
-async function start() {
-  const main = document.querySelector("main");
-  try {
-    const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
-    const outbox = await Outbox.open(me.id ?? me.name);
-    await new LabelPage(readProject(project), me, outbox).open();
-  } catch (error) {
-    showFailure(main, error);
-  }
-}
-
-start();
+openPage(async () => {
+  const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
+  const outbox = await Outbox.open(me.id);
+  await new LabelPage(readProject(project), me, outbox).open();
+});

@@ -16,7 +16,7 @@ import { curveChart } from "./charts.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { dealKeys } from "./hotkeys.js";
 import { readCurve, readProject, readRound } from "./shapes.js";
-import { isOperator, layOut, projectFromAddress, showFailure } from "./shell.js";
+import { isOperator, layOut, openPage, projectFromAddress } from "./shell.js";
 import { stateBadge } from "./state_badge.js";
 import { text } from "./text.js";
 
@@ -171,14 +171,8 @@ function panel(title, body, size = "", id = null) {
   return element("section", { class: `panel ${size}`, id, "aria-label": title }, element("h2", {}, title), body);
 }
 
-async function start() {
-  try {
-    const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
-    await new ProjectPage(readProject(project), me).open();
-    if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
-  } catch (error) {
-    showFailure(document.querySelector("main"), error);
-  }
-}
-
-start();
+openPage(async () => {
+  const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
+  await new ProjectPage(readProject(project), me).open();
+  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+});

@@ -83,6 +83,19 @@ test("undo brings the image back, and the second answer is the one that counts",
   await context.close();
 });
 
+test("an earlier answer can be changed", async () => {
+  const { page, context, problems } = await openDesk();
+  const item = await answer(page, 0);
+  await answer(page, 1);
+  await allSaved(page);
+  await page.getByRole("button", { name: `${classes[0]}: change this answer` }).click();
+  await page.getByRole("dialog").getByRole("button", { name: classes[2] }).click();
+  await page.getByText(`Changed to “${classes[2]}”.`).waitFor();
+  assert.equal(await labelOf(item), classes[2]);
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
 test("a skip takes its reason, and can be taken back before it is sent", async () => {
   const { page, context } = await openDesk();
   const first = await shownItem(page);

@@ -5,10 +5,12 @@
 
 import { Unreachable, Problem, post, projectPath } from "./api.js";
 
-/** Tasks held at once, the one on show included; the service allows 20 to an idle labeler. */
+/** Tasks held at once, the one on show included. */
 const HELD_COUNT = 12;
-/** Below this many a new lot is fetched. */
-const REFILL_COUNT = 8;
+/** What the service allows to a labeler, for when many images are shown at once. */
+const HELD_COUNT_MAX = 20;
+/** When this many are used up, as many new ones are fetched. */
+const REFILL_LAG = 4;
 /** Without a key or a touch for so long, leases are left to expire. */
 const IDLE_MS = 4 * 60_000;
 const OFFLINE_RETRY_SECONDS = 3;
@@ -18,6 +20,7 @@ export class Desk extends EventTarget {
   #project;
   #outbox;
   #tasks = [];
+  #heldCount = HELD_COUNT;
   /** Attempt under which each task left the desk. */
   #answered = new Map();
   #busy = false;
@@ -37,7 +40,7 @@ export class Desk extends EventTarget {
     super();
     this.#project = project;
     this.#outbox = outbox;
-    outbox.addEventListener("answered", () => this.#tasks.length < REFILL_COUNT && this.refill());
+    outbox.addEventListener("answered", () => this.#isLow && this.refill());
     addEventListener("online", () => this.refill());
   }
 
@@ -70,9 +73,33 @@ export class Desk extends EventTarget {
   advance() {
     const task = this.#tasks.shift();
     if (task) this.#answered.set(task.task, task.attempt);
-    if (this.#tasks.length < REFILL_COUNT) this.refill();
+    if (this.#isLow) this.refill();
     this.#changed();
     return task;
+  }
+
+  /** All tasks, the one on show first. */
+  get tasks() {
+    return [...this.#tasks];
+  }
+
+  /** Takes several tasks off the desk at once, wherever they lie. */
+  takeOff(tasks) {
+    for (const task of tasks) this.#answered.set(task.task, task.attempt);
+    this.#tasks = this.#tasks.filter((task) => !tasks.includes(task));
+    if (this.#isLow) this.refill();
+    this.#changed();
+  }
+
+  /** Lays a task on top. */
+  bringForward(task) {
+    this.#tasks = [task, ...this.#tasks.filter((other) => other !== task)];
+  }
+
+  /** Holds as many tasks as the service allows, or as few as one needs for one image at a time. */
+  holdMany(isMany) {
+    this.#heldCount = isMany ? HELD_COUNT_MAX : HELD_COUNT;
+    if (this.#isLow) this.refill();
   }
 
   /** Lays a task that was undone back on top, and takes its lease again, since undoing opened it for everybody. */
@@ -83,6 +110,10 @@ export class Desk extends EventTarget {
     this.#tasks = [task, ...this.#tasks.filter((other) => other !== twin)];
     this.#changed();
     if (!twin) this.refill({ resume: true });
+  }
+
+  get #isLow() {
+    return this.#tasks.length <= this.#heldCount - REFILL_LAG;
   }
 
   /** Fetches more tasks if few are left; `resume` also takes up those that the labeler holds already. */
@@ -108,7 +139,7 @@ export class Desk extends EventTarget {
     this.#changed();
     if (this.#again) {
       this.#again = false;
-      if (this.#resuming || (this.#tasks.length < REFILL_COUNT && !this.wait)) await this.refill();
+      if (this.#resuming || (this.#isLow && !this.wait)) await this.refill();
     }
   }
 
@@ -127,10 +158,10 @@ export class Desk extends EventTarget {
   }
 
   async #lease(resume) {
-    const missing = HELD_COUNT - this.#tasks.length;
+    const missing = this.#heldCount - this.#tasks.length;
     if (missing <= 0 && !resume) return;
     // On resuming, the count includes what is held.
-    const count = resume ? Math.max(HELD_COUNT, this.#tasks.length) : missing;
+    const count = resume ? Math.max(this.#heldCount, this.#tasks.length) : missing;
     const answer = await post(projectPath(this.#project, "/leases"), { count, resume });
     if (resume) this.#keepOnly(answer.tasks);
     for (const task of answer.tasks) this.#take(task);

@@ -134,6 +134,12 @@ export const text = {
     },
   },
 
+  grid: {
+    toggle: "Many at once",
+    hint: "Mark those whose guess is wrong; they are shown alone afterwards.",
+    confirm: "The rest is right",
+  },
+
   skip: {
     title: "Why skip this image?",
     unsure: { title: "I can't tell", body: "It may be asked again later.", done: "Skipped: can't tell" },
@@ -156,6 +162,7 @@ export const text = {
       [["Enter"], "Accept the model's guess"],
       [["U", "⌫"], "Undo the last answer"],
       [["S"], "Skip, with a reason"],
+      [["M"], "Many images at once, under the model's guesses"],
       [["G"], "Guidelines"],
       [["+", "−", "Z"], "Zoom in, zoom out, whole image"],
       [["[", "]"], "Darker, brighter"],

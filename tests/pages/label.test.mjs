@@ -154,6 +154,26 @@ test("answers that wait survive a reload, and a lost reply doesn't count twice",
   await context.close();
 });
 
+test("many at once: what is marked is shown alone, the rest gets the model's guess", async (t) => {
+  const { page, context, problems } = await openDesk();
+  const { tasks } = await api("POST", projectPath("/leases"), { count: 20, resume: true });
+  if (tasks.filter((task) => task.suggestions.length > 0).length < 9) return t.skip("this batch was asked before the first model, so it has no guesses");
+  await page.keyboard.press("m");
+  await page.locator(".grid-tile").nth(8).waitFor();
+  const items = await page.locator(".grid-tile img").evaluateAll((images) => images.map((image) => image.src.match(/items\/([^/]+)\/image/)[1]));
+  const guesses = await page.locator(".grid-guess span:nth-child(2)").allTextContents();
+  await page.keyboard.press("2");
+  await page.waitForFunction(() => [...document.querySelectorAll(".grid-tile img")].every((image) => image.complete));
+  await page.keyboard.press("Enter");
+  await page.locator("img.shown").waitFor();
+  assert.equal(await shownItem(page), items[1]);
+  await allSaved(page);
+  const { classOf } = await exportedLabels();
+  items.forEach((item, index) => assert.equal(classOf.get(item), index === 1 ? undefined : guesses[index]));
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
 test("a reload comes back to the same image", async () => {
   const { page, context } = await openDesk();
   await answer(page, 2);

@@ -10,3 +10,5 @@ pub mod domain;
 
 pub mod config;
 pub mod telemetry;
+
+pub mod store;

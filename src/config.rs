@@ -259,4 +259,27 @@ mod tests {
                 .contains("cuda:N")
         );
     }
+
+    #[test]
+    fn the_example_lists_every_variable_and_no_other() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        let command = <Cli as clap::CommandFactory>::command();
+        let mut known: Vec<String> = command
+            .get_arguments()
+            .filter_map(|argument| Some(argument.get_env()?.to_string_lossy().into_owned()))
+            .collect();
+        known.sort();
+        let mut listed: Vec<String> = include_str!("../.env.example")
+            .lines()
+            .filter_map(|line| line.trim_start_matches("# ").split_once('='))
+            .map(|(name, _)| name.to_owned())
+            .filter(|name| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+            .collect();
+        listed.sort();
+        assert_eq!(listed, known);
+    }
 }

@@ -7,3 +7,8 @@
 #![deny(unsafe_code)]
 
 pub mod domain;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod nn;

@@ -11,4 +11,6 @@ pub mod domain;
 pub mod config;
 pub mod telemetry;
 
+pub mod vision;
+pub mod nn;
 pub mod store;

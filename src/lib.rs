@@ -12,3 +12,5 @@ pub mod config;
 pub mod telemetry;
 
 pub mod nn;
+
+pub mod store;

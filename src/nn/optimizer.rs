@@ -1,8 +1,9 @@
 //! Optimizers over flat parameters: SGD with Nesterov momentum, and AdamW, each with state that can be saved.
 //!
-//! One pass a step over the whole vector, elementwise, so neither the order nor the thread count changes a bit. Weight decay reaches every
-//! number, as in PyTorch without parameter groups. Owned by the training loop; the passes themselves are `sgd_pass` and `adamw_pass`.
+//! A rule, its step count and its state vectors; the passes over the vectors are `nn::ops::optimizer`, elementwise, so neither order nor
+//! thread count changes a bit. Weight decay reaches every number, as in PyTorch without parameter groups. Owned by the training loop.
 
+use super::ops::optimizer::{AdamWStep, SgdStep, adamw_step, sgd_step};
 use super::{NnError, Result};
 
 /// A rule with its constants.
@@ -82,59 +83,16 @@ impl Optimizer {
         self.step_count += 1;
         match (self.rule, self.state.as_mut_slice()) {
             (Rule::Sgd { momentum, weight_decay }, [velocity]) => {
-                sgd_pass(values, gradients, velocity, SgdConstants { rate, momentum, weight_decay });
+                let step = SgdStep { learning_rate: rate, momentum, weight_decay, nesterov: true };
+                sgd_step(values, gradients, velocity, &step);
             }
             (Rule::AdamW { beta1, beta2, epsilon, weight_decay }, [mean, square]) => {
-                let exponent = i32::try_from(self.step_count).unwrap_or(i32::MAX);
-                let constants = AdamWConstants {
-                    beta1,
-                    beta2,
-                    epsilon,
-                    decay: 1.0 - rate * weight_decay,
-                    step: (f64::from(rate) / (1.0 - f64::from(beta1).powi(exponent))) as f32,
-                    inverse_root: (1.0 / (1.0 - f64::from(beta2).powi(exponent)).sqrt()) as f32,
-                };
-                adamw_pass(values, gradients, mean, square, constants);
+                let number = u32::try_from(self.step_count).unwrap_or(u32::MAX);
+                let step = AdamWStep { learning_rate: rate, beta1, beta2, epsilon, weight_decay, number };
+                adamw_step(values, gradients, mean, square, &step);
             }
             _ => unreachable!("the state has as many vectors as its rule keeps"),
         }
-    }
-}
-
-/// What a pass of SGD needs beside its vectors.
-#[derive(Clone, Copy)]
-struct SgdConstants {
-    rate: f32,
-    momentum: f32,
-    weight_decay: f32,
-}
-
-fn sgd_pass(values: &mut [f32], gradients: &[f32], velocity: &mut [f32], constants: SgdConstants) {
-    let SgdConstants { rate, momentum, weight_decay } = constants;
-    for ((value, &gradient), velocity) in values.iter_mut().zip(gradients).zip(velocity) {
-        let slope = gradient + weight_decay * *value;
-        *velocity = momentum * *velocity + slope;
-        *value -= rate * (slope + momentum * *velocity);
-    }
-}
-
-/// What a pass of AdamW needs beside its vectors; the bias corrections are folded into `step` and `inverse_root`.
-#[derive(Clone, Copy)]
-struct AdamWConstants {
-    beta1: f32,
-    beta2: f32,
-    epsilon: f32,
-    decay: f32,
-    step: f32,
-    inverse_root: f32,
-}
-
-fn adamw_pass(values: &mut [f32], gradients: &[f32], mean: &mut [f32], square: &mut [f32], constants: AdamWConstants) {
-    let AdamWConstants { beta1, beta2, epsilon, decay, step, inverse_root } = constants;
-    for (((value, &gradient), mean), square) in values.iter_mut().zip(gradients).zip(mean).zip(square) {
-        *mean = beta1 * *mean + (1.0 - beta1) * gradient;
-        *square = beta2 * *square + (1.0 - beta2) * gradient * gradient;
-        *value = *value * decay - step * *mean / (square.sqrt() * inverse_root + epsilon);
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod backbone;
 pub mod candle_backbone;
+pub mod checkpoint;
 pub mod graph;
 pub mod head;
 pub mod initialize;
@@ -54,6 +55,9 @@ pub enum NnError {
         /// Vectors, and numbers in each.
         expected: (usize, usize),
     },
+    /// Bytes that are no checkpoint of ours.
+    #[error("this is no usable checkpoint: {0}")]
+    Checkpoint(String),
 }
 
 /// The result of anything in this room.

@@ -7,4 +7,10 @@
 #![deny(unsafe_code)]
 
 pub mod domain;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod store;
+
 pub mod vision;

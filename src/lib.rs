@@ -14,3 +14,5 @@ pub mod telemetry;
 pub mod nn;
 
 pub mod store;
+
+pub mod vision;

@@ -11,12 +11,7 @@ pub mod domain;
 pub mod config;
 pub mod telemetry;
 
-<<<<<<< HEAD
-pub mod vision;
-pub mod nn;
-=======
 pub mod nn;
 pub mod vision;
 
->>>>>>> learner
 pub mod store;

@@ -7,4 +7,11 @@
 #![deny(unsafe_code)]
 
 pub mod domain;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod nn;
+pub mod vision;
+
 pub mod store;

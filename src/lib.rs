@@ -8,3 +8,6 @@
 
 pub mod domain;
 pub mod store;
+pub mod events;
+pub mod labeling;
+pub mod rounds;

@@ -7,7 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod domain;
-pub mod store;
 pub mod events;
 pub mod labeling;
 pub mod rounds;
+pub mod store;

@@ -7,7 +7,15 @@
 #![deny(unsafe_code)]
 
 pub mod domain;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod nn;
+pub mod vision;
+
 pub mod events;
+pub mod store;
+
 pub mod labeling;
 pub mod rounds;
-pub mod store;

@@ -14,4 +14,8 @@ pub mod telemetry;
 pub mod nn;
 pub mod vision;
 
+pub mod events;
 pub mod store;
+
+pub mod labeling;
+pub mod rounds;

@@ -7,6 +7,9 @@
 pub mod backbone;
 pub mod candle_backbone;
 pub mod graph;
+pub mod native;
+#[expect(unsafe_code, reason = "vector instructions and raw tiles; every block says which bounds hold")]
+pub mod ops;
 pub mod parameters;
 
 use thiserror::Error;

@@ -12,3 +12,6 @@ pub mod config;
 pub mod telemetry;
 
 pub mod nn;
+pub mod vision;
+
+pub mod store;

@@ -6,11 +6,17 @@
 
 pub mod backbone;
 pub mod candle_backbone;
+pub mod checkpoint;
 pub mod graph;
+pub mod head;
+pub mod initialize;
+pub mod loss;
 pub mod native;
-#[expect(unsafe_code, reason = "vector instructions and raw tiles; every block says which bounds hold")]
+#[expect(unsafe_code, reason = "vector kernels; each block says why it is sound")]
 pub mod ops;
+pub mod optimizer;
 pub mod parameters;
+pub mod schedule;
 
 use thiserror::Error;
 
@@ -44,6 +50,15 @@ pub enum NnError {
         /// The checkpoint's shape.
         found: Vec<usize>,
     },
+    /// Saved optimizer state of another size.
+    #[error("the optimizer's state doesn't fit: {} vectors of {} numbers are needed", expected.0, expected.1)]
+    OptimizerState {
+        /// Vectors, and numbers in each.
+        expected: (usize, usize),
+    },
+    /// Bytes that are no checkpoint of ours.
+    #[error("this is no usable checkpoint: {0}")]
+    Checkpoint(String),
 }
 
 /// The result of anything in this room.

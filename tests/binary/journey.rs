@@ -1,7 +1,7 @@
 //! One project from its creation to `finished`, labelled through the API, while a plan says in which states the server is killed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gleaner::store::testing::TestDatabase;

@@ -7,3 +7,14 @@
 #![deny(unsafe_code)]
 
 pub mod domain;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod nn;
+pub mod vision;
+
+pub mod store;
+pub mod events;
+pub mod labeling;
+pub mod rounds;

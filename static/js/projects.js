@@ -19,7 +19,9 @@ async function open() {
   const me = await get("/me");
   layOut({ me, title: text.projects.title, main });
   const operator = isOperator(me);
-  const make = operator && element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make);
+  const make =
+    operator &&
+    element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make);
   main.className = "page";
   replaceChildren(main, element("div", { class: "page-head" }, element("h1", {}, text.projects.title), make), list);
   await refresh(operator);
@@ -79,13 +81,23 @@ function datum(name, value) {
 }
 
 function welcome(operator) {
-  if (!operator) return element("div", { class: "notice" }, element("h2", {}, text.projects.noneForLabeler.title), element("p", {}, text.projects.noneForLabeler.body));
+  if (!operator)
+    return element(
+      "div",
+      { class: "notice" },
+      element("h2", {}, text.projects.noneForLabeler.title),
+      element("p", {}, text.projects.noneForLabeler.body),
+    );
   return element(
     "div",
     { class: "notice welcome" },
     element("h2", {}, text.projects.welcome.title),
     element("p", {}, text.projects.welcome.body),
-    element("ol", { class: "steps" }, text.projects.welcome.steps.map((step) => element("li", {}, step))),
+    element(
+      "ol",
+      { class: "steps" },
+      text.projects.welcome.steps.map((step) => element("li", {}, step)),
+    ),
     element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make),
   );
 }

@@ -72,7 +72,12 @@ export function openDialog({ title, body, actions = null, wide = false }) {
   const dialog = element("dialog", { class: wide ? "dialog wide" : "dialog", "aria-labelledby": "dialog-title" });
   const close = (answer = "") => dialog.close(answer);
   dialog.append(
-    element("div", { class: "dialog-head" }, heading, closeButton(() => close())),
+    element(
+      "div",
+      { class: "dialog-head" },
+      heading,
+      closeButton(() => close()),
+    ),
     element("div", { class: "dialog-body" }, body),
   );
   if (actions) dialog.append(element("div", { class: "dialog-actions" }, actions(close)));
@@ -99,7 +104,10 @@ export async function openPage(open) {
 /** Shows on the whole page that it can't be opened. */
 function showFailure(main, error) {
   const back = element("a", { class: "button", href: "/" }, text.bar.home);
-  replaceChildren(main, element("div", { class: "notice" }, element("h1", {}, text.problem.title), element("p", {}, problemText(error)), back));
+  replaceChildren(
+    main,
+    element("div", { class: "notice" }, element("h1", {}, text.problem.title), element("p", {}, problemText(error)), back),
+  );
 }
 
 /** The last part of the page's address, which names the project. */
@@ -131,7 +139,11 @@ function skipLink() {
 
 function themeButton() {
   const change = () => dispatchEvent(new Event("gleaner:theme"));
-  return element("button", { type: "button", class: "icon-button", "aria-label": text.bar.theme, title: text.bar.theme, on: { click: change } }, icon("theme"));
+  return element(
+    "button",
+    { type: "button", class: "icon-button", "aria-label": text.bar.theme, title: text.bar.theme, on: { click: change } },
+    icon("theme"),
+  );
 }
 
 function account(me, beforeLeave) {
@@ -148,7 +160,11 @@ function account(me, beforeLeave) {
     "div",
     { class: "account" },
     element("span", { class: "account-name", title: text.roles[me.role] ?? me.role }, me.name),
-    element("button", { type: "button", class: "icon-button", "aria-label": text.bar.signOut, title: text.bar.signOut, on: { click: signOut } }, icon("leave")),
+    element(
+      "button",
+      { type: "button", class: "icon-button", "aria-label": text.bar.signOut, title: text.bar.signOut, on: { click: signOut } },
+      icon("leave"),
+    ),
   );
 }
 

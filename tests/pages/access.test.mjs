@@ -53,7 +53,10 @@ for (const colorScheme of ["light", "dark"]) {
     await page.locator("img.shown").waitFor();
     await page.keyboard.press("g");
     await assertAccessible(page, "label");
-    for (const [key, name] of [["?", "help"], ["s", "skip"]]) {
+    for (const [key, name] of [
+      ["?", "help"],
+      ["s", "skip"],
+    ]) {
       await page.keyboard.press(key);
       await page.getByRole("dialog").waitFor();
       await assertAccessible(page, name);

@@ -27,7 +27,8 @@ test("every module that a page imports is a file, and begins with what it owns",
   for (const file of files.filter((name) => name.endsWith(".js"))) {
     const source = readFileSync(file, "utf8");
     assert.match(source, /^\/\/ /, `${file} has no header`);
-    for (const [, target] of source.matchAll(/from "(\.[^"]+)"/g)) assert.ok(files.includes(join(file, "..", target)), `${file} imports ${target}`);
+    for (const [, target] of source.matchAll(/from "(\.[^"]+)"/g))
+      assert.ok(files.includes(join(file, "..", target)), `${file} imports ${target}`);
   }
 });
 

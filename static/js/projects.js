@@ -4,6 +4,7 @@ import { get, pages } from "./api.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { amount, count, percent } from "./format.js";
 import { openNewProject } from "./new_project.js";
+import { openPeople } from "./people.js";
 import { readProject } from "./shapes.js";
 import { isOperator, layOut, openPage } from "./shell.js";
 import { stateBadge } from "./state_badge.js";
@@ -22,8 +23,16 @@ async function open() {
   const make =
     operator &&
     element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make);
+  const people =
+    me.role === "admin" && element("button", { type: "button", class: "button", on: { click: () => openPeople(me) } }, text.people.title);
   main.className = "page";
-  replaceChildren(main, element("div", { class: "page-head" }, element("h1", {}, text.projects.title), make), list);
+  const head = element(
+    "div",
+    { class: "page-head" },
+    element("h1", {}, text.projects.title),
+    element("div", { class: "row" }, people, make),
+  );
+  replaceChildren(main, head, list);
   await refresh(operator);
   // A list that can't be read now stays as it is until it can.
   setInterval(() => document.hidden || refresh(operator).catch(() => {}), FOLLOW_MS);

@@ -7,6 +7,7 @@ import { text } from "./text.js";
 const TOAST_MS = 5000;
 const REOPEN_MS = 3000;
 let toastRegion = null;
+let dialogNumber = 0;
 
 /**
  * Lays out the page: a bar with `middle` in it, and `main`. `me` is the answer of /me, or null on the sign-in page.
@@ -68,8 +69,9 @@ export function confirm({ title, body, yes, tone = "plain" }) {
 
 /** Opens a dialog; `actions` gets a function that closes it with an answer. It leaves the document when closed. */
 export function openDialog({ title, body, actions = null, wide = false }) {
-  const heading = element("h2", { id: "dialog-title" }, title);
-  const dialog = element("dialog", { class: wide ? "dialog wide" : "dialog", "aria-labelledby": "dialog-title" });
+  const id = `dialog-${++dialogNumber}`;
+  const heading = element("h2", { id }, title);
+  const dialog = element("dialog", { class: wide ? "dialog wide" : "dialog", "aria-labelledby": id });
   const close = (answer = "") => dialog.close(answer);
   dialog.append(
     element(

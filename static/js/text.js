@@ -250,6 +250,21 @@ export const text = {
     submit: "Make the project",
   },
 
+  people: {
+    title: "People",
+    name: "Name",
+    role: "Role",
+    make: "Make a token",
+    tokenOf: (name) => `Token of ${name}`,
+    once: "It is shown this once. Hand it on; it is what one signs in with.",
+    copy: "Copy",
+    copied: "Copied.",
+    you: "you",
+    revoke: "Revoke",
+    revokeTitle: (name) => `Revoke the token of ${name}?`,
+    revokeBody: "Whoever uses it is signed out. The labels stay.",
+  },
+
   settings: {
     title: "Settings",
     budget: "Budget",

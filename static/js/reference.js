@@ -18,7 +18,8 @@ export class Guidelines {
 
   /** Opens or closes them: beside the image, or over it where there is no room. */
   toggle() {
-    if (this.#narrow.matches) openDialog({ title: text.label.guidelines, body: element("div", { class: "guidelines-text" }, this.#render()) });
+    if (this.#narrow.matches)
+      openDialog({ title: text.label.guidelines, body: element("div", { class: "guidelines-text" }, this.#render()) });
     else this.element.hidden = !this.element.hidden;
   }
 

@@ -11,7 +11,9 @@ pub mod domain;
 pub mod config;
 pub mod telemetry;
 
+
 pub mod nn;
 pub mod vision;
 
+pub mod blob;
 pub mod store;

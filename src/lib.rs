@@ -17,3 +17,6 @@ pub mod vision;
 
 pub mod blob;
 pub mod store;
+pub mod events;
+pub mod labeling;
+pub mod rounds;

@@ -11,12 +11,12 @@ pub mod domain;
 pub mod config;
 pub mod telemetry;
 
-
 pub mod nn;
 pub mod vision;
 
 pub mod blob;
 pub mod store;
+
 pub mod events;
 pub mod labeling;
 pub mod rounds;

@@ -14,7 +14,9 @@ pub mod telemetry;
 pub mod nn;
 pub mod vision;
 
+pub mod blob;
 pub mod store;
+
 pub mod events;
 pub mod labeling;
 pub mod rounds;

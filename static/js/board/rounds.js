@@ -16,7 +16,7 @@ export class Rounds {
   /** Shows `rounds`, the newest first. */
   show(rounds) {
     if (rounds.length === 0) {
-      replaceChildren(this.element, element("p", { class: "empty" }, text.rounds.empty));
+      replaceChildren(this.element, element("p", { class: "nothing" }, text.rounds.empty));
       return;
     }
     const names = text.rounds.columns;

@@ -18,13 +18,14 @@ const WIDE = {
 };
 
 const NARROW = {
-  size: [340, 250],
+  size: [340, 230],
   places: {
-    empty: [58, 24], importing: [170, 24], ready: [282, 24], pretraining: [170, 84],
-    labeling: [58, 156], training: [170, 156], scoring: [282, 156], finished: [282, 224],
+    empty: [58, 24], importing: [170, 24], ready: [282, 24], pretraining: [282, 84],
+    labeling: [282, 144], training: [170, 144], scoring: [58, 144], finished: [58, 208],
   },
-  back: "M282 138 C282 104 58 104 58 136",
-  backWords: [230, 116],
+  // The way back runs under training here, beside the way down to finished.
+  back: "M92 164 C110 208 282 208 282 166",
+  backWords: [214, 212],
 };
 
 export class StateMachine {

@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use super::Result;
 use super::candle_backbone::CandleBackbone;
 use super::graph::Architecture;
+use super::native::NativeBackbone;
 use super::parameters::ParameterStore;
 
 /// How batch norm behaves in a forward pass.
@@ -93,5 +94,9 @@ pub trait Backbone: Send + Sync {
 /// # Errors
 /// None today; a device may refuse later.
 pub fn for_device(device: &Device, architecture: Architecture) -> Result<Box<dyn Backbone>> {
-    Ok(Box::new(CandleBackbone::new(device.clone(), architecture)))
+    Ok(if device.is_cpu() {
+        Box::new(NativeBackbone::new(architecture))
+    } else {
+        Box::new(CandleBackbone::new(device.clone(), architecture))
+    })
 }

@@ -11,7 +11,11 @@ pub mod domain;
 pub mod config;
 pub mod telemetry;
 
-pub mod nn;
 pub mod vision;
+
+pub mod nn;
+pub mod pretext;
+
+pub mod learner;
 
 pub mod store;

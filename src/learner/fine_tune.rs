@@ -60,14 +60,13 @@ pub fn fine_tune(
     }
     let items = labeled.iter().map(|item| (pool.hash(item.index), item.class.0));
     let fresh = initial_model(device, pretext, settings, round, class_count, items)?;
-    let network = backbone::for_device(device, fresh.architecture())?;
+    let network = backbone::for_device(device, fresh.architecture());
     let classes: HashMap<usize, u32> = labeled.iter().map(|item| (item.index, u32::from(item.class.0))).collect();
     let plan_epoch = |epoch: u32| plan_epoch(pool, classes.keys().copied(), settings.seed, round, epoch);
     let batch_count = plan_epoch(0).batch_count().max(1);
     let epoch_count_min = u32::try_from(STEP_COUNT_MIN.div_ceil(batch_count)).unwrap_or(u32::MAX);
     let training = Training {
         device,
-        backbone: network.as_ref(),
         pool,
         recipe: RECIPE,
         epoch_count: settings.fine_tune.epochs.max(epoch_count_min),

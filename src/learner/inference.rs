@@ -30,7 +30,7 @@ pub(super) fn for_each_features(
         let (found, expected) = (pool.shape(), model.manifest.image);
         return Err(LearnerError::Model(format!("it sees images of {expected:?}, these are {found:?}")));
     }
-    let network = backbone::for_device(device, model.architecture())?;
+    let network = backbone::for_device(device, model.architecture());
     let loader = BatchLoader::new(pool, &model.manifest.normalization);
     let total = samples.len().div_ceil(BATCH_SIZE) as u64;
     let mut done = 0;

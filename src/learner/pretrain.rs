@@ -45,7 +45,7 @@ pub fn pretrain(
     }
     let task = pretext::for_settings(&settings.pretext);
     let fresh = initial_checkpoint(device, pool, settings, task.answer_count());
-    let network = backbone::for_device(device, fresh.architecture())?;
+    let network = backbone::for_device(device, fresh.architecture());
     let seed = settings.seed;
     let plan_epoch = |epoch: u32| {
         let key = StreamKey::new(seed, "pretrain.order").with_number(u64::from(epoch));
@@ -54,7 +54,6 @@ pub fn pretrain(
     };
     let training = Training {
         device,
-        backbone: network.as_ref(),
         pool,
         recipe: RECIPE,
         epoch_count: settings.pretext.epochs,

@@ -68,7 +68,7 @@ pub fn predict(device: &Device, model: &Checkpoint, images: &[Vec<u8>]) -> Resul
     }
     let (size, channels) = (shape.size as usize, shape.channels as usize);
     let input = Tensor::from_vec(input, (images.len(), size, size, channels), device).map_err(NnError::from)?;
-    let network = backbone::for_device(device, model.architecture())?;
+    let network = backbone::for_device(device, model.architecture());
     let (features, _) = network.features(&model.backbone, &input, Mode::Eval)?;
     let features = features.flatten_all().and_then(|f| f.to_vec1::<f32>()).map_err(NnError::from)?;
     let mut logits = head::logits_of(&features, &model.head).map_err(NnError::from)?;

@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 use super::{CheckpointSink, LearnerError, Result, StepHook, Stopped};
 use crate::domain::seed::StreamKey;
 use crate::nn;
-use crate::nn::backbone::Backbone;
 use crate::nn::checkpoint::{Checkpoint, EpochRecord, Progress, SavedOptimizer, TrainingState};
 use crate::nn::head::ClassifiedStep;
 use crate::nn::optimizer::{Optimizer, Rule};
@@ -47,7 +46,6 @@ pub(super) type StepFn<'a> = dyn Fn(&Checkpoint, &[Sample], &Tensor) -> nn::Resu
 /// A training: what is shown, how a mini-batch is judged, how the parameters move.
 pub(super) struct Training<'a> {
     pub device: &'a Device,
-    pub backbone: &'a dyn Backbone,
     pub pool: &'a Pool,
     pub recipe: Recipe,
     pub epoch_count: u32,

@@ -13,4 +13,5 @@ pub mod telemetry;
 
 pub mod store;
 
+pub mod acquisition;
 pub mod vision;

@@ -297,13 +297,14 @@ async fn create_database(connection: &mut PgConnection) -> Result<(), sqlx::Erro
 }
 
 /// Runs blocking work off the runtime; a panic in it goes on in the caller.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ClusterError> + Send + 'static,
+) -> Result<T, ClusterError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Blocking work that has begun isn't cancelled, and the runtime only refuses it while it shuts down, with this task.
-            Err(error) => panic!("the runtime ended before the cluster: {error}"),
+            Err(_) => Err(ClusterError::Interrupted),
         },
     }
 }

@@ -14,4 +14,5 @@ pub mod telemetry;
 pub mod store;
 
 pub mod acquisition;
+pub mod import;
 pub mod vision;

@@ -11,8 +11,17 @@ pub mod domain;
 pub mod config;
 pub mod telemetry;
 
-pub mod store;
-
 pub mod acquisition;
-pub mod import;
+pub mod learner;
+pub mod nn;
+pub mod pretext;
 pub mod vision;
+
+pub mod blob;
+pub mod store;
+pub mod events;
+pub mod labeling;
+pub mod rounds;
+
+pub mod figures;
+pub mod import;

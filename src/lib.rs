@@ -14,8 +14,7 @@ pub mod telemetry;
 pub mod nn;
 pub mod vision;
 
-pub mod events;
 pub mod store;
-
+pub mod events;
 pub mod labeling;
 pub mod rounds;

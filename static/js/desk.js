@@ -170,10 +170,11 @@ export class Desk extends EventTarget {
     if (now - eldest < Math.min(this.#leaseMs / 3, 60_000)) return;
     const renewed = [...this.#tasks];
     try {
-      await post(projectPath(this.#project, "/leases/renew"), { tasks: renewed.map((task) => task.task) });
+      const { count } = await post(projectPath(this.#project, "/leases/renew"), { tasks: renewed.map((task) => task.task) });
       for (const task of renewed) task.leasedAt = now;
+      // Some were lost to others: the service says which are left.
+      if (count < renewed.length) await this.refill({ resume: true });
     } catch (error) {
-      // A refusal means that some were lost; the service says which are left.
       if (error instanceof Problem && !error.isPassing) await this.refill({ resume: true });
     }
   }

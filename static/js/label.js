@@ -57,7 +57,7 @@ class LabelPage {
 
   #build() {
     this.stage = element("div", { class: "stage" });
-    this.last = element("div", { class: "last", role: "status", "aria-live": "polite" });
+    this.last = element("span", { class: "last", role: "status", "aria-live": "polite" });
     this.batch = element("div", { class: "batch" });
     this.session = element("div", { class: "session" });
     this.saving = element("button", { type: "button", class: "saving", on: { click: () => this.#retrySaving() } });
@@ -65,20 +65,21 @@ class LabelPage {
     const tools = element(
       "div",
       { class: "tools", role: "toolbar", "aria-label": text.label.tools },
-      tool("undo", text.label.undo, "U", () => this.#undo()),
       tool("skip", text.label.skip, "S", () => this.#askSkip()),
-      element("span", { class: "tools-gap" }),
       tool("minus", text.label.zoomOut, "−", () => this.#viewer.zoomOut(), true),
       tool("plus", text.label.zoomIn, "+", () => this.#viewer.zoomIn(), true),
       tool("fit", text.label.fit, "Z", () => this.#viewer.reset(), true),
       tool("sun", text.label.brighter, "]", () => this.#viewer.brighten(1), true),
+      element("span", { class: "tools-gap" }),
+      this.last,
+      tool("undo", text.label.undo, "U", () => this.#undo()),
     );
     const main = element(
       "main",
       { class: "desk" },
       element("h1", { class: "unseen" }, text.label.heading(this.#project.name)),
       this.guidelines,
-      element("section", { class: "work", "aria-label": text.label.image }, this.stage, element("div", { class: "under" }, tools, this.last)),
+      element("section", { class: "work", "aria-label": text.label.image }, this.stage, tools),
       element("div", { class: "side" }, this.#classes.element, this.session),
     );
     layOut({
@@ -225,7 +226,10 @@ class LabelPage {
     const dialog = openDialog({ title: text.skip.title, body: element("div", { class: "choices" }, buttons) });
     dialog.addEventListener("keydown", (event) => {
       const reason = reasons[Number(event.key) - 1];
-      if (reason) choose(reason);
+      if (!reason) return;
+      // The same key names a class on the page below.
+      event.preventDefault();
+      choose(reason);
     });
   }
 
@@ -276,8 +280,7 @@ class LabelPage {
       return;
     }
     const swatch = element("span", { class: "swatch", "aria-hidden": "true", vars: { "--class-colour": last.colour ?? "var(--muted)" } });
-    const undo = element("button", { type: "button", class: "toast-action", on: { click: () => this.#undo() } }, text.label.undo, element("kbd", { "aria-hidden": "true" }, "U"));
-    replaceChildren(this.last, swatch, element("span", { class: "last-text" }, last.name), undo);
+    replaceChildren(this.last, swatch, element("span", { class: "last-text" }, last.name));
   }
 
   #showCounts() {

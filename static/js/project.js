@@ -20,6 +20,7 @@ import { isOperator, layOut, projectFromAddress, showFailure } from "./shell.js"
 import { stateBadge } from "./state_badge.js";
 import { text } from "./text.js";
 
+const UNSTARTED = ["empty", "importing", "ready"];
 const JOB_MS = 1000;
 const QUIET_MS = 8000;
 /** Bursts of events (labels) are answered by one refresh. */
@@ -86,13 +87,13 @@ class ProjectPage {
       element(
         "div",
         { class: "board-grid" },
-        panel(text.curve.title, this.curve, "wide"),
+        panel(text.curve.title, this.curve, "wide later"),
         panel(text.feed.title, parts.feed.element),
-        panel(text.rounds.title, parts.rounds.element, "wide"),
-        panel(text.balance.title, parts.balance.element),
-        parts.gallery && panel(text.gallery.title, parts.gallery.element, "full"),
+        panel(text.rounds.title, parts.rounds.element, "wide later"),
+        panel(text.balance.title, parts.balance.element, "later"),
+        parts.gallery && panel(text.gallery.title, parts.gallery.element, "full later"),
         parts.imports && panel(text.imports.title, parts.imports.element, "wide", "import"),
-        panel(text.models.title, parts.models.element),
+        panel(text.models.title, parts.models.element, "later"),
       ),
     );
   }
@@ -138,6 +139,8 @@ class ProjectPage {
     this.#parts.summary.show(project);
     this.#parts.controls.show(project);
     this.#parts.imports?.show(project);
+    // Before the start there is one thing to do: bring images in.
+    document.querySelector("main").classList.toggle("unstarted", UNSTARTED.includes(project.state));
   }
 
   #showRounds(rounds) {

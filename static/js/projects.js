@@ -47,7 +47,7 @@ async function refresh(operator) {
 function card(project, operator) {
   const name = encodeURIComponent(project.name);
   const board = `/projects/${name}`;
-  const canLabel = ["labeling", "training", "scoring"].includes(project.state) && !project.isPaused;
+  const canLabel = ["labeling", "training", "scoring"].includes(project.state) && !project.isPaused && project.failure === null;
   const title = operator ? element("a", { href: board }, project.name) : project.name;
   return element(
     "article",

@@ -117,7 +117,7 @@ function skipLink() {
 
 function themeButton() {
   const change = () => dispatchEvent(new Event("gleaner:theme"));
-  return element("button", { type: "button", class: "icon-button", "aria-label": text.bar.theme, title: text.bar.theme, on: { click: change } }, icon("sun"));
+  return element("button", { type: "button", class: "icon-button", "aria-label": text.bar.theme, title: text.bar.theme, on: { click: change } }, icon("theme"));
 }
 
 function account(me, beforeLeave) {

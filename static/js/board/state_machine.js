@@ -10,11 +10,11 @@ const WIDE = {
   size: [1000, 132],
   places: {
     empty: [66, 84], importing: [190, 84], ready: [314, 84], pretraining: [438, 84],
-    labeling: [574, 84], training: [698, 84], scoring: [822, 84], finished: [934, 84],
+    labeling: [562, 84], training: [686, 84], scoring: [810, 84], finished: [934, 84],
   },
   // The way back from scoring to labeling, over the top of training.
-  back: "M822 64 C822 14 574 14 574 62",
-  backWords: [698, 20],
+  back: "M810 66 C810 14 562 14 562 62",
+  backWords: [686, 20],
 };
 
 const NARROW = {

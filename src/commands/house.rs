@@ -35,7 +35,9 @@ impl House {
     pub async fn open(config: Config, entry: Entry) -> anyhow::Result<Self> {
         let (store, cluster) = open_store(&config, entry).await?;
         store.migrate().await.context("the database schema")?;
-        let blob = Blob::open(&config.blob_url, &config.home).with_context(|| format!("the object store {}", config.blob_url))?;
+        let blob = Blob::open(&config.blob_url, &config.home.join("cache"))
+            .await
+            .with_context(|| format!("the object store {}", config.blob_url))?;
         Ok(Self { config, store, blob, cluster })
     }
 

@@ -36,7 +36,7 @@ test("the board shows the present state, the batch with its reasons, and follows
 
   const answered = page.locator(".rounds-answered").first();
   const before = await answered.textContent();
-  const { tasks } = await api("POST", projectPath("/leases"), { count: 1 });
+  const { tasks } = await api("POST", projectPath("/leases"), { count: 1, resume: true });
   const project = await api("GET", projectPath());
   const name = project.classes[3].name ?? project.classes[3];
   await api("POST", projectPath("/labels"), { labels: [{ task: tasks[0].task, class: name, attempt: tasks[0].attempt }] });

@@ -1,5 +1,6 @@
 // Debian's Chromium for the page tests. Owns how it is started, how a page signs in, and the addresses the environment gives.
 
+import { randomUUID } from "node:crypto";
 import { chromium } from "playwright-core";
 
 /** Where the service under test answers, a token of an operator or administrator, and a project with an open batch. */
@@ -46,8 +47,12 @@ export async function signIn(browser, options = {}, token = service.token) {
 /** One call of the API as a program makes it. */
 export async function api(method, path, body) {
   const headers = { Authorization: `Bearer ${service.token}`, "Content-Type": "application/json" };
-  if (method === "POST") headers["Idempotency-Key"] = crypto.randomUUID();
-  const response = await fetch(`${service.url}/api/v1${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  if (method === "POST") headers["Idempotency-Key"] = randomUUID();
+  const response = await fetch(`${service.url}/api/v1${path}`, {
+    method,
+    headers,
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
   const content = await response.text();
   if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${content}`);
   return content ? JSON.parse(content) : null;

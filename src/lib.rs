@@ -22,3 +22,6 @@ pub mod store;
 pub mod events;
 pub mod labeling;
 pub mod rounds;
+
+pub mod figures;
+pub mod import;

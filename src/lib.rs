@@ -7,4 +7,6 @@
 #![deny(unsafe_code)]
 
 pub mod domain;
+pub mod store;
+
 pub mod access;

@@ -1,7 +1,8 @@
 //! The one way in which every POST is carried out.
 //!
 //! A handler takes `Post<T>`, begins its work and finishes it:
-//! `let mut work = match post.call.begin(&app, caller.token).await? { Begun::Replay(answer) => return Ok(answer), Begun::Work(work) => work };`
+//! `let mut work = match post.call.begin(&app, caller.token).await? { Begun::Replay(replay) => return Ok(replay.into_response()),
+//! Begun::Work(work) => work };`
 //! … `work.finish(StatusCode::CREATED, &answer).await`. Key, work and answer are one transaction: either all of it is durable or
 //! nothing. With an `Idempotency-Key` (scope: token, method, path) the first answer is replayed for 30 days; a twin in flight waits for
 //! it on the key's row; another body under the key is 409. An error keeps nothing, so the same key may be tried again.
@@ -11,6 +12,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::AppState;
@@ -76,12 +78,12 @@ impl Call {
     pub async fn begin(self, app: &AppState, token: TokenId) -> Result<Begun, ApiError> {
         let mut tx = app.store.begin().await?;
         let Some(key) = self.key else {
-            return Ok(Begun::Work(Work { tx, key: None }));
+            return Ok(Begun::Work(Work { app: app.clone(), tx, key: None }));
         };
         let key = idempotency::Key { token, method: self.method, path: self.path, key };
         match idempotency::begin(&mut tx, &key, &self.body_hash).await? {
-            idempotency::Begun::First => Ok(Begun::Work(Work { tx, key: Some(key) })),
-            idempotency::Begun::Again { status, answer } => Ok(Begun::Replay(replay(status, &answer))),
+            idempotency::Begun::First => Ok(Begun::Work(Work { app: app.clone(), tx, key: Some(key) })),
+            idempotency::Begun::Again { status, answer } => Ok(Begun::Replay(Replay { status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK), answer })),
             idempotency::Begun::Mismatch => Err(ApiError::new(
                 ProblemKind::IdempotencyMismatch,
                 format!("the key '{}' was used on this path with another body; use a new key for a new request", key.key),
@@ -93,7 +95,7 @@ impl Call {
 /// What a call turns out to be.
 pub enum Begun {
     /// It was carried out before; this is its answer.
-    Replay(Response),
+    Replay(Replay),
     /// It is new, or has no key.
     Work(Work),
 }
@@ -101,6 +103,7 @@ pub enum Begun {
 /// A POST at work: one transaction that also keeps its answer.
 #[must_use = "work that isn't finished is rolled back"]
 pub struct Work {
+    app: AppState,
     tx: Transaction,
     key: Option<idempotency::Key>,
 }
@@ -111,31 +114,44 @@ impl Work {
         &mut self.tx
     }
 
-    /// Keeps the answer under the key and commits; the answer is sent once all of it is durable.
+    /// Keeps the answer under the key, commits, and gives the answer to send; by then all of it is durable.
     pub async fn finish<T: Serialize>(self, status: StatusCode, answer: &T) -> Result<Response, ApiError> {
-        self.finish_with(status, answer, |kept| kept).await
+        let answer = self.keep(status, answer).await?;
+        Ok((status, axum::Json(answer)).into_response())
     }
 
-    /// As `finish`, but what is kept for a replay is `redact`ed first: secrets are shown once and stored nowhere.
-    pub async fn finish_with<T: Serialize>(
-        mut self,
-        status: StatusCode,
-        answer: &T,
-        redact: impl FnOnce(serde_json::Value) -> serde_json::Value,
-    ) -> Result<Response, ApiError> {
+    /// Keeps what a replay will answer and commits. For the two calls whose answer differs from what is kept: a secret is shown once
+    /// and stored nowhere, and a count is read afresh.
+    pub async fn keep<T: Serialize>(mut self, status: StatusCode, answer: &T) -> Result<Value, ApiError> {
         let answer = serde_json::to_value(answer).map_err(ApiError::internal)?;
-        let response = (status, axum::Json(&answer)).into_response();
         if let Some(key) = &self.key {
-            idempotency::finish(&mut self.tx, key, status.as_u16(), &redact(answer)).await?;
+            idempotency::finish(&mut self.tx, key, status.as_u16(), &answer).await?;
         }
-        self.tx.commit().await?;
-        Ok(response)
+        self.app.commit(self.tx).await?;
+        Ok(answer)
     }
 }
 
-fn replay(status: u16, answer: &serde_json::Value) -> Response {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-    let mut response = (status, axum::Json(answer)).into_response();
-    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-    response
+/// The answer of a call that was carried out before.
+#[derive(Debug)]
+pub struct Replay {
+    status: StatusCode,
+    answer: Value,
+}
+
+impl Replay {
+    /// Changes what is sent; what was kept stays.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.answer);
+        self
+    }
+}
+
+impl IntoResponse for Replay {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.answer)).into_response();
+        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        response
+    }
 }

@@ -51,8 +51,6 @@ pub enum ProblemKind {
     TooLarge,
     /// The body is of another media type.
     UnsupportedMediaType,
-    /// The range lies outside the image.
-    RangeNotSatisfiable,
     /// A field is unknown, missing or outside its limits.
     Invalid,
     /// Too many requests.
@@ -65,7 +63,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, for the pages under `/problems/`.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 17] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -79,7 +77,6 @@ impl ProblemKind {
         Self::IdempotencyMismatch,
         Self::TooLarge,
         Self::UnsupportedMediaType,
-        Self::RangeNotSatisfiable,
         Self::Invalid,
         Self::TooManyRequests,
         Self::Internal,
@@ -106,9 +103,6 @@ impl ProblemKind {
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is over its limit"),
             Self::UnsupportedMediaType => {
                 ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body has another media type")
-            }
-            Self::RangeNotSatisfiable => {
-                ("range-not-satisfiable", StatusCode::RANGE_NOT_SATISFIABLE, "The range lies outside the content")
             }
             Self::Invalid => ("invalid", StatusCode::UNPROCESSABLE_ENTITY, "A field is not valid"),
             Self::TooManyRequests => ("too-many-requests", StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
@@ -196,6 +190,21 @@ impl ApiError {
     #[must_use]
     pub fn too_many_requests(detail: &str, retry_after_seconds: u32) -> Self {
         Self { retry_after_seconds: Some(retry_after_seconds), ..Self::new(ProblemKind::TooManyRequests, detail) }
+    }
+
+    /// Puts the fields of a 422 below `prefix`, for a part that was parsed by itself.
+    #[must_use]
+    pub fn below(self, prefix: &str) -> Self {
+        let place = |field: String| if field == "body" { prefix.to_owned() } else { format!("{prefix}.{field}") };
+        let errors = self.errors.into_iter().map(|error| FieldError::new(place(error.field), error.detail)).collect();
+        if self.kind == ProblemKind::Invalid { Self::invalid(errors) } else { Self { errors, ..self } }
+    }
+
+    /// Adds further fields to a 422, so that one answer names all.
+    #[must_use]
+    pub fn with_fields(mut self, more: Vec<FieldError>) -> Self {
+        self.errors.extend(more);
+        Self::invalid(self.errors)
     }
 
     /// What kind of error this is.

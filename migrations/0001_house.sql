@@ -196,6 +196,8 @@ create table slot (
     -- The token that holds or answered it; the person's name when a tool labels for several.
     labeler uuid references token,
     person text,
+    -- Those who held it before, so that a label of theirs that comes too late is told from a stranger's.
+    former uuid[] not null default '{}',
     attempt integer not null default 0,
     expires_at timestamptz
 );

@@ -7,6 +7,13 @@
 #![deny(unsafe_code)]
 
 pub mod domain;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod nn;
+pub mod vision;
+
 pub mod store;
 
 pub mod access;

@@ -13,8 +13,18 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres};
 
+pub mod cluster;
 pub mod error;
+pub mod event;
+pub mod job;
+pub mod label;
 pub mod migrate;
+pub mod model;
+pub mod pool;
+pub mod round;
+pub mod skip;
+pub mod slot;
+pub mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod types;

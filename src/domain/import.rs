@@ -6,7 +6,9 @@ use utoipa::ToSchema;
 use super::item::Split;
 
 /// The shape of a source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportFormat {
     /// Recognised from names and first bytes.
@@ -40,7 +42,9 @@ impl ImportFormat {
 }
 
 /// Which part of a source is taken, and where it goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum SplitRule {
     /// Train and test names are honoured; a source without them is a pool.
@@ -76,7 +80,9 @@ impl SplitRule {
 }
 
 /// What happens to the classes that a source knows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelRule {
     /// They become labels of the items.

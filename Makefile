@@ -1,0 +1,50 @@
+# Two commands matter: `make demo` shows gleaner on the real Fashion-MNIST, `make test` runs every test.
+# Both install what they need on Debian (through sudo when not root) and nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+SERVE_PACKAGES := postgresql dataset-fashion-mnist
+TEST_PACKAGES := $(SERVE_PACKAGES) chromium nodejs npm
+
+# $(call install,packages,why): installs the missing ones, and says so.
+define install
+	@missing=(); for package in $(1); do \
+	  dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$$package"); \
+	done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  echo "installing $${missing[*]}"; \
+	  $(SUDO) apt-get -qq update; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y "$${missing[@]}" >/dev/null; \
+	fi
+endef
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+.PHONY: demo
+demo: build ## Start a server on Fashion-MNIST, learn it and open the first batch
+	$(call install,$(SERVE_PACKAGES))
+	target/release/gleaner demo $(DEMO_FLAGS)
+
+.PHONY: build
+build: ## Build the release binary
+	cargo build --release --locked
+
+.PHONY: packages
+packages:
+	$(call install,$(TEST_PACKAGES))
+
+.PHONY: test
+test: packages check ## Run every test: lints, units, database, the real binary, pages
+	cargo test --locked
+	$(MAKE) test-pages
+
+.PHONY: check
+check: ## Formatting, lints and documentation
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet

@@ -1,0 +1,99 @@
+//! The linear head: class logits from pooled features, `fc.weight` [C, D] and `fc.bias` [C] as in torchvision.
+//!
+//! On a CPU the product is `nn::ops::linear`, whose sums have a fixed order, since candle's matmul takes its threads from the environment
+//! and so has no place on the reproducible path; on other devices it is a matmul. A row's logits don't depend on its neighbours.
+
+use candle_core::{Device, Result, Tensor};
+
+use super::ops::linear;
+use super::parameters::ParameterStore;
+
+/// Rows of plain features that go through the product at a time.
+const ROWS_PER_PRODUCT: usize = 8192;
+
+/// A head of zeros for `feature_count` features and `class_count` classes.
+#[must_use]
+pub fn linear(feature_count: usize, class_count: usize) -> ParameterStore {
+    ParameterStore::of_plain(&[("fc.weight", &[class_count, feature_count]), ("fc.bias", &[class_count])])
+}
+
+/// Number of classes of a linear head.
+#[must_use]
+pub fn class_count(head: &ParameterStore) -> usize {
+    head.slice("fc.bias").map_or(0, <[f32]>::len)
+}
+
+/// Logits [N, C] of `features` [N, D] under the head's tensors (weight [C, D], bias [C]), with history.
+///
+/// # Errors
+/// Shapes that don't fit, or the device's.
+pub fn logits(features: &Tensor, head: &[Tensor]) -> Result<Tensor> {
+    let [weight, bias] = head else {
+        candle_core::bail!("a linear head has a weight and a bias, not {} tensors", head.len());
+    };
+    if features.device().is_cpu() {
+        linear::linear(features, weight, bias)
+    } else {
+        features.matmul(&weight.t()?)?.broadcast_add(bias)
+    }
+}
+
+/// Logits `[N, C]` of plain features `[N, D]` on the CPU.
+///
+/// # Errors
+/// Features that aren't whole rows of the head's length.
+pub fn logits_of(features: &[f32], head: &ParameterStore) -> Result<Vec<f32>> {
+    let class_count = class_count(head);
+    let weight = head.slice("fc.weight").unwrap_or_default();
+    let bias = head.slice("fc.bias").unwrap_or_default();
+    let feature_count = weight.len().checked_div(class_count).unwrap_or(0);
+    if feature_count == 0 || !features.len().is_multiple_of(feature_count) {
+        candle_core::bail!("{} features don't fit a head of {class_count} × {feature_count}", features.len());
+    }
+    let weight = Tensor::from_slice(weight, (class_count, feature_count), &Device::Cpu)?;
+    let bias = Tensor::from_slice(bias, class_count, &Device::Cpu)?;
+    let mut logits = Vec::with_capacity(features.len() / feature_count * class_count);
+    for rows in features.chunks(ROWS_PER_PRODUCT * feature_count) {
+        let rows = Tensor::from_slice(rows, (rows.len() / feature_count, feature_count), &Device::Cpu)?;
+        logits.extend(linear::linear(&rows, &weight, &bias)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Ok(logits)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::*;
+    use crate::domain::seed::StreamKey;
+
+    fn random(count: usize, name: &str) -> Vec<f32> {
+        let mut stream = StreamKey::new(1, name).stream();
+        (0..count).map(|_| stream.random_range(-1.0..1.0)).collect()
+    }
+
+    #[test]
+    fn plain_logits_are_those_of_the_definition_and_of_the_operation_to_the_bit() {
+        let (count, feature_count, class_count) = (ROWS_PER_PRODUCT + 30, 37, 3);
+        let mut head = linear(feature_count, class_count);
+        head.values = random(head.values.len(), "head");
+        let features = random(count * feature_count, "features");
+        let found = logits_of(&features, &head).unwrap();
+        let (weight, bias) = (head.slice("fc.weight").unwrap(), head.slice("fc.bias").unwrap());
+        for row in [0, 1, ROWS_PER_PRODUCT, count - 1] {
+            for class in 0..class_count {
+                let terms = features[row * feature_count..].iter().zip(&weight[class * feature_count..][..feature_count]);
+                let expected = bias[class] + terms.map(|(x, w)| x * w).sum::<f32>();
+                assert!((found[row * class_count + class] - expected).abs() < 1e-4);
+            }
+        }
+        let tensors = [
+            Tensor::from_slice(weight, (class_count, feature_count), &Device::Cpu).unwrap(),
+            Tensor::from_slice(bias, class_count, &Device::Cpu).unwrap(),
+        ];
+        let batch = Tensor::from_slice(&features, (count, feature_count), &Device::Cpu).unwrap();
+        let together = logits(&batch, &tensors).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(found, together);
+        assert!(logits_of(&features[1..], &head).is_err());
+    }
+}

@@ -1,0 +1,232 @@
+//! The pool as learning sees it: rows of items with their place in the segments, labelled sets, candidates.
+//!
+//! Read by `rounds` and `worker`. Every list is in the order of content hashes, never of ids, so that what is trained and asked repeats in
+//! another database. Excluded items are in none of them.
+
+use sqlx::PgConnection;
+
+use super::StoreError;
+use crate::domain::content_hash::ContentHash;
+use crate::domain::ids::{ItemId, ProjectId, SegmentId};
+use crate::domain::project::ClassIndex;
+
+/// An item and where its pixels lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolItem {
+    /// Its id.
+    pub id: ItemId,
+    /// Its content.
+    pub hash: ContentHash,
+    /// Its segment.
+    pub segment: SegmentId,
+    /// Its row in the segment's tensor.
+    pub segment_row: i32,
+    /// The class it is known to have.
+    pub class: Option<ClassIndex>,
+}
+
+/// A segment as shards of work are cut from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentExtent {
+    /// Its id.
+    pub id: SegmentId,
+    /// 0, 1, … in the order of commits.
+    pub number: i32,
+    /// Items it holds.
+    pub item_count: i32,
+}
+
+/// Segments of a project in the order of numbers.
+pub async fn list_segments(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<Vec<SegmentExtent>, StoreError> {
+    let rows = sqlx::query_as!(
+        SegmentExtent,
+        r#"select id as "id: SegmentId", number, item_count from segment where project = $1 order by number"#,
+        project as ProjectId
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Pool items of the segments numbered `first` to `last`.
+pub async fn list_items(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    first: i32,
+    last: i32,
+) -> Result<Vec<PoolItem>, StoreError> {
+    let rows = sqlx::query_as!(
+        PoolItem,
+        r#"select i.id as "id: ItemId", i.content_hash as "hash: ContentHash", i.segment as "segment: SegmentId", i.segment_row,
+             i.class as "class: ClassIndex"
+           from item i join segment s on s.id = i.segment
+           where i.project = $1 and i.split = 'pool' and i.excluded is null and s.number between $2 and $3
+           order by i.content_hash"#,
+        project as ProjectId,
+        first,
+        last
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Pool items that round `round` and those before it left without a class, in the segments numbered `first` to `last`.
+///
+/// Answers that were asked ahead for a later round don't take an item out, so the list doesn't depend on how fast they come.
+pub async fn list_unlabeled(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    round: i32,
+    first: i32,
+    last: i32,
+) -> Result<Vec<PoolItem>, StoreError> {
+    let rows = sqlx::query_as!(
+        PoolItem,
+        r#"select i.id as "id: ItemId", i.content_hash as "hash: ContentHash", i.segment as "segment: SegmentId", i.segment_row,
+             i.class as "class: ClassIndex"
+           from item i join segment s on s.id = i.segment
+           where i.project = $1 and i.split = 'pool' and i.excluded is null and s.number between $3 and $4
+             and (i.class is null or exists (select from task t where t.item = i.id and t.source = 'ahead' and t.state = 'settled' and t.round_number > $2))
+           order by i.content_hash"#,
+        project as ProjectId,
+        round,
+        first,
+        last
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Items that the batch of round `round` may ask: unlabelled by the rounds before it, and not resting.
+pub async fn list_candidates(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    round: i32,
+) -> Result<Vec<PoolItem>, StoreError> {
+    let rows = sqlx::query_as!(
+        PoolItem,
+        r#"select i.id as "id: ItemId", i.content_hash as "hash: ContentHash", i.segment as "segment: SegmentId", i.segment_row,
+             i.class as "class: ClassIndex"
+           from item i
+           where i.project = $1 and i.split = 'pool' and i.excluded is null and i.ask_from_round <= $2
+             and (i.class is null or exists (select from task t where t.item = i.id and t.source = 'ahead' and t.state = 'settled' and t.round_number >= $2))
+           order by i.content_hash"#,
+        project as ProjectId,
+        round
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Which of these items can be asked in round `round` right now: no class, not excluded, not resting, in no live task.
+pub async fn filter_askable(
+    connection: &mut PgConnection,
+    items: &[ItemId],
+    round: i32,
+) -> Result<Vec<ItemId>, StoreError> {
+    let ids = sqlx::query_scalar!(
+        r#"select i.id as "id: ItemId" from item i
+           where i.id = any($1) and i.class is null and i.excluded is null and i.ask_from_round <= $2
+             and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead')
+               and t.state in ('open', 'leased', 'settled', 'adjudication'))"#,
+        items as &[ItemId],
+        round
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids)
+}
+
+/// How many items round `round` could ask right now.
+pub async fn count_askable(connection: &mut PgConnection, project: ProjectId, round: i32) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from item i
+           where i.project = $1 and i.split = 'pool' and i.class is null and i.excluded is null and i.ask_from_round <= $2
+             and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead')
+               and t.state in ('open', 'leased', 'settled', 'adjudication'))"#,
+        project as ProjectId,
+        round
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
+/// D_l: pool items with a class, imported or settled by votes.
+pub async fn list_labeled(connection: &mut PgConnection, project: ProjectId) -> Result<Vec<PoolItem>, StoreError> {
+    let rows = sqlx::query_as!(
+        PoolItem,
+        r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
+             class as "class: ClassIndex"
+           from item where project = $1 and split = 'pool' and excluded is null and class is not null
+           order by content_hash"#,
+        project as ProjectId
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Pool items whose class was imported: what gold tasks are drawn from.
+pub async fn list_imported(connection: &mut PgConnection, project: ProjectId) -> Result<Vec<PoolItem>, StoreError> {
+    let rows = sqlx::query_as!(
+        PoolItem,
+        r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
+             class as "class: ClassIndex"
+           from item where project = $1 and split = 'pool' and excluded is null and class_source = 'import'
+           order by content_hash"#,
+        project as ProjectId
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// The test split, its classes known.
+pub async fn list_test(connection: &mut PgConnection, project: ProjectId) -> Result<Vec<PoolItem>, StoreError> {
+    let rows = sqlx::query_as!(
+        PoolItem,
+        r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
+             class as "class: ClassIndex"
+           from item where project = $1 and split = 'test' and excluded is null and class is not null
+           order by content_hash"#,
+        project as ProjectId
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// The items of these ids.
+pub async fn list_by_ids(connection: &mut PgConnection, items: &[ItemId]) -> Result<Vec<PoolItem>, StoreError> {
+    let rows = sqlx::query_as!(
+        PoolItem,
+        r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
+             class as "class: ClassIndex"
+           from item where id = any($1) order by content_hash"#,
+        items as &[ItemId]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// How many different classes the labelled pool items have, and how many classes the project has.
+pub async fn count_classes(connection: &mut PgConnection, project: ProjectId) -> Result<(i64, i64), StoreError> {
+    let row = sqlx::query!(
+        r#"select
+             (select count(distinct class) from item
+              where project = $1 and split = 'pool' and excluded is null and class is not null) as "labeled!",
+             (select count(*) from class where project = $1) as "all!""#,
+        project as ProjectId
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((row.labeled, row.all))
+}

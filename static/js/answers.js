@@ -1,0 +1,154 @@
+// What one person answered on this page. Owns the history that undo walks back, and the counts of the session and the day.
+// Every answer goes through the outbox; this module turns it into the service's requests and back.
+
+import { Problem, call, projectPath } from "./api.js";
+
+/** A skip can't be undone at the service, so it is held back this long. */
+const SKIP_GRACE_MS = 4000;
+const PACE_WINDOW_MS = 5 * 60_000;
+const HISTORY_COUNT = 50;
+
+/** Events: `change` (counts), `round` (detail: the round as the service told it), `lost` (detail: `{name, outcome}`). */
+export class Answers extends EventTarget {
+  #project;
+  #outbox;
+  #history = [];
+  #times = [];
+  #store;
+
+  constructor(project, owner, outbox) {
+    super();
+    this.#project = project;
+    this.#outbox = outbox;
+    this.#store = `gleaner.count.${owner}.${project}`;
+    this.sessionCount = readCount(sessionStorage, this.#store);
+    this.dayCount = readCount(localStorage, this.#dayName());
+    outbox.addEventListener("answered", ({ detail }) => this.#hear(detail));
+  }
+
+  /** The latest answer that can be undone, or `undefined`: `{task, name, colour, kind}`. */
+  get last() {
+    return this.#history.at(-1);
+  }
+
+  /** Labels a minute over the last five minutes, or `null` before the third. */
+  get pace() {
+    const since = Date.now() - PACE_WINDOW_MS;
+    const recent = this.#times.filter((time) => time >= since);
+    if (recent.length < 3) return null;
+    const minutes = (recent.at(-1) - recent[0]) / 60_000;
+    return minutes > 0 ? (recent.length - 1) / minutes : null;
+  }
+
+  /** Gives `task` the class `entry` (`{name, colour}`) after `seconds` of looking. */
+  label(task, entry, seconds) {
+    const label = { task: task.task, class: entry.name, seconds: Math.round(seconds * 100) / 100 };
+    if (Number.isInteger(task.attempt)) label.attempt = task.attempt;
+    const key = this.#outbox.put({
+      task: task.task,
+      project: this.#project,
+      kind: "label",
+      path: projectPath(this.#project, "/labels"),
+      body: { labels: [label] },
+    });
+    this.#remember({ key, task, kind: "label", name: entry.name, colour: entry.colour });
+  }
+
+  /** Skips `task` for `reason`; `name` is how the reason reads. */
+  skip(task, reason, name) {
+    const key = this.#outbox.put({
+      task: task.task,
+      project: this.#project,
+      kind: "skip",
+      path: projectPath(this.#project, `/tasks/${encodeURIComponent(task.task)}/skip`),
+      body: { reason },
+      graceMs: SKIP_GRACE_MS,
+    });
+    this.#remember({ key, task, kind: "skip", name, colour: null });
+  }
+
+  /**
+   * Takes the latest answer back and gives it; its task may be shown again. Throws the service's problem when it is too late, and leaves
+   * the history as it was when the service can't be reached.
+   */
+  async undo() {
+    const entry = this.#history.pop();
+    if (!entry) return null;
+    try {
+      await this.#takeBack(entry);
+    } catch (error) {
+      if (!(error instanceof Problem) || error.isPassing) this.#history.push(entry);
+      throw error;
+    }
+    if (entry.kind === "label") {
+      this.#times.pop();
+      this.#count(-1);
+    }
+    return entry;
+  }
+
+  async #takeBack(entry) {
+    const { withdrawn, answer } = await this.#outbox.withdraw(entry.key);
+    if (withdrawn) return;
+    if (entry.kind === "skip") throw new SkipIsFinal();
+    const label = answer?.results?.[0]?.label;
+    if (!label) return;
+    const undone = await call("DELETE", `/labels/${encodeURIComponent(label)}`);
+    // Where the service hands the task out again, it says under which attempt.
+    if (Number.isInteger(undone?.attempt)) entry.task.attempt = undone.attempt;
+  }
+
+  #remember(entry) {
+    this.#history.push(entry);
+    if (this.#history.length > HISTORY_COUNT) this.#history.shift();
+    if (entry.kind === "label") {
+      this.#times.push(Date.now());
+      this.#count(1);
+    }
+    this.#changed();
+  }
+
+  #hear({ entry, answer }) {
+    if (answer?.round) this.dispatchEvent(new CustomEvent("round", { detail: answer.round }));
+    const outcome = answer?.results?.[0]?.outcome;
+    if (outcome && outcome !== "accepted" && outcome !== "duplicate") {
+      this.dispatchEvent(new CustomEvent("lost", { detail: { name: entry.body.labels[0].class, outcome } }));
+    }
+  }
+
+  #count(step) {
+    this.sessionCount = Math.max(0, this.sessionCount + step);
+    this.dayCount = Math.max(0, this.dayCount + step);
+    writeCount(sessionStorage, this.#store, this.sessionCount);
+    writeCount(localStorage, this.#dayName(), this.dayCount);
+    this.#changed();
+  }
+
+  #dayName() {
+    const day = new Date();
+    return `${this.#store}.${day.getFullYear()}-${day.getMonth() + 1}-${day.getDate()}`;
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** A skip that the service has already taken. */
+export class SkipIsFinal extends Error {}
+
+function readCount(storage, name) {
+  try {
+    return Number(storage.getItem(name)) || 0;
+  } catch {
+    return 0;
+  }
+}
+
+function writeCount(storage, name, value) {
+  try {
+    storage.setItem(name, String(value));
+  } catch {
+    // Counts are a comfort; a browser without storage starts at zero again.
+  }
+}

@@ -1,0 +1,405 @@
+// The labeler's page. Owns its layout and its keys; leases are desk.js, answers are answers.js, the queue is outbox.js, the image viewer.js.
+// The rule of the page: a key shows the next image in the same frame; everything that talks to the service happens behind that.
+
+import { get, leaveForLogin, projectPath } from "./api.js";
+import { Answers, SkipIsFinal } from "./answers.js";
+import { ClassPanel } from "./class_panel.js";
+import { Desk, reloadImage } from "./desk.js";
+import { element, icon, replaceChildren } from "./dom.js";
+import { count } from "./format.js";
+import { dealKeys } from "./hotkeys.js";
+import { renderMarkdown } from "./markdown.js";
+import { Outbox } from "./outbox.js";
+import { readProject, readRound } from "./shapes.js";
+import { isOperator, layOut, openDialog, projectFromAddress, showFailure, toast, toastProblem } from "./shell.js";
+import { text } from "./text.js";
+import { Viewer } from "./viewer.js";
+import { WaitingCard, progressBar } from "./waiting.js";
+
+const FOLLOW_MS = 4000;
+/** A glance of over ten minutes was a break, not a look. */
+const LOOK_SECONDS_MAX = 600;
+
+class LabelPage {
+  #project;
+  #me;
+  #outbox;
+  #desk;
+  #answers;
+  #viewer;
+  #classes;
+  #waiting;
+  #shown = null;
+  #shownAt = 0;
+  #undoing = false;
+  #round = null;
+
+  constructor(project, me, outbox) {
+    this.#project = project;
+    this.#me = me;
+    this.#outbox = outbox;
+    this.#round = project.round;
+    this.#answers = new Answers(project.name, me.id ?? me.name, outbox);
+    this.#desk = new Desk(project.name, outbox);
+    this.#classes = new ClassPanel(dealKeys(project.classes), (entry) => this.#answer(entry));
+    this.#waiting = new WaitingCard(() => this.#desk.refill());
+    this.#build();
+    this.#viewer = new Viewer(this.stage);
+    this.#listen();
+  }
+
+  async open() {
+    this.#showWait({ reason: "loading", retryAt: null });
+    this.#showCounts();
+    await this.#desk.open();
+    setInterval(() => this.#follow(), FOLLOW_MS);
+  }
+
+  #build() {
+    this.stage = element("div", { class: "stage" });
+    this.last = element("div", { class: "last", role: "status", "aria-live": "polite" });
+    this.batch = element("div", { class: "batch" });
+    this.session = element("div", { class: "session" });
+    this.saving = element("button", { type: "button", class: "saving", on: { click: () => this.#retrySaving() } });
+    this.guidelines = element("aside", { class: "guidelines", "aria-label": text.label.guidelines, hidden: true, tabindex: "0" });
+    const tools = element(
+      "div",
+      { class: "tools", role: "toolbar", "aria-label": text.label.tools },
+      tool("undo", text.label.undo, "U", () => this.#undo()),
+      tool("skip", text.label.skip, "S", () => this.#askSkip()),
+      element("span", { class: "tools-gap" }),
+      tool("minus", text.label.zoomOut, "−", () => this.#viewer.zoomOut(), true),
+      tool("plus", text.label.zoomIn, "+", () => this.#viewer.zoomIn(), true),
+      tool("fit", text.label.fit, "Z", () => this.#viewer.reset(), true),
+      tool("sun", text.label.brighter, "]", () => this.#viewer.brighten(1), true),
+    );
+    const main = element(
+      "main",
+      { class: "desk" },
+      element("h1", { class: "unseen" }, text.label.heading(this.#project.name)),
+      this.guidelines,
+      element("section", { class: "work", "aria-label": text.label.image }, this.stage, element("div", { class: "under" }, tools, this.last)),
+      element("div", { class: "side" }, this.#classes.element, this.session),
+    );
+    layOut({
+      me: this.#me,
+      title: text.label.title(this.#project.name),
+      middle: [this.#projectName(), this.batch],
+      end: [this.saving, barTool("book", text.label.guidelines, () => this.#toggleGuidelines()), barTool("help", text.label.help, () => this.#showHelp())],
+      main,
+      beforeLeave: () => this.#leave(),
+    });
+    this.#fillGuidelines();
+  }
+
+  #projectName() {
+    const name = this.#project.name;
+    if (!isOperator(this.#me)) return element("span", { class: "bar-project" }, name);
+    return element("a", { class: "bar-project", href: `/projects/${encodeURIComponent(name)}` }, name);
+  }
+
+  #listen() {
+    this.#desk.addEventListener("change", () => this.#render());
+    this.#desk.addEventListener("lapsed", () => toast(text.label.lapsed));
+    this.#answers.addEventListener("change", () => this.#showCounts());
+    this.#answers.addEventListener("round", ({ detail }) => this.#setRound(readRound(detail)));
+    this.#answers.addEventListener("lost", ({ detail }) => toast(text.label.lost(detail.name, detail.outcome), { tone: "bad", lasting: true }));
+    this.#outbox.addEventListener("change", () => this.#showSaving());
+    this.#outbox.addEventListener("refused", ({ detail }) => toastProblem(detail.problem));
+    document.addEventListener("keydown", (event) => this.#press(event));
+    document.addEventListener("click", (event) => this.#leaveByLink(event));
+    for (const sign of ["keydown", "pointerdown", "visibilitychange"]) document.addEventListener(sign, () => this.#desk.touch());
+    // A reload comes back to its leases, so they aren't given back here; an answer in its grace is sent.
+    addEventListener("pagehide", () => this.#outbox.sendOnUnload());
+    this.#showSaving();
+  }
+
+  #render() {
+    const task = this.#desk.current;
+    if (!task) {
+      this.#shown = null;
+      this.#showWait(this.#desk.wait ?? { reason: "loading", retryAt: null });
+      return;
+    }
+    if (task === this.#shown) return;
+    if (task.isBroken) this.#showBroken(task);
+    else if (task.isLoaded) this.#show(task);
+    else this.#showWhenLoaded(task);
+  }
+
+  #show(task) {
+    this.#shown = task;
+    this.#shownAt = performance.now();
+    this.#viewer.show(task.image, text.label.imageAlt);
+    this.#classes.suggest(this.#project.showSuggestions ? task.suggestions : []);
+    this.#classes.setEnabled(true);
+  }
+
+  #showWhenLoaded(task) {
+    this.#shown = null;
+    this.#classes.setEnabled(false);
+    this.#viewer.showContent(element("div", { class: "spinner", role: "status", "aria-label": text.label.loading }));
+    task.loaded.then(() => this.#desk.current === task && this.#render());
+  }
+
+  #showBroken(task) {
+    this.#shown = null;
+    this.#classes.setEnabled(false);
+    const again = () => {
+      reloadImage(task);
+      this.#render();
+    };
+    const card = element(
+      "div",
+      { class: "wait-card", role: "status" },
+      element("h2", {}, text.label.broken.title),
+      element("p", {}, text.label.broken.body),
+      element("div", { class: "row" },
+        element("button", { type: "button", class: "button primary", on: { click: again } }, text.label.broken.again),
+        element("button", { type: "button", class: "button", on: { click: () => this.#skip("broken") } }, text.label.broken.skip)),
+    );
+    this.#viewer.showContent(card);
+  }
+
+  #showWait(wait) {
+    this.#classes.suggest([]);
+    this.#classes.setEnabled(false);
+    this.#waiting.show(wait, this.#project.progress);
+    if (!this.#waiting.element.isConnected) this.#viewer.showContent(this.#waiting.element);
+  }
+
+  #answer(entry) {
+    const task = this.#shown;
+    if (!task || this.#undoing) return;
+    const seconds = Math.min(LOOK_SECONDS_MAX, (performance.now() - this.#shownAt) / 1000);
+    this.#classes.flash(entry.name);
+    this.#desk.advance();
+    this.#answers.label(task, entry, seconds);
+    this.#showLast();
+  }
+
+  #skip(reason) {
+    const task = this.#desk.current;
+    if (!task || this.#undoing) return;
+    this.#desk.advance();
+    this.#answers.skip(task, reason, text.skip[reason].done);
+    this.#showLast();
+  }
+
+  async #undo() {
+    if (this.#undoing) return;
+    if (!this.#answers.last) {
+      toast(text.label.nothingToUndo);
+      return;
+    }
+    this.#undoing = true;
+    try {
+      const entry = await this.#answers.undo();
+      this.#desk.putBack(entry.task);
+      this.#showLast(text.label.undone(entry.name));
+    } catch (error) {
+      if (error instanceof SkipIsFinal) toast(text.label.skipIsFinal);
+      else if (error.message === "offline") toast(text.label.undoOffline);
+      else toastProblem(error);
+      this.#showLast();
+    } finally {
+      this.#undoing = false;
+    }
+  }
+
+  #askSkip() {
+    if (!this.#desk.current) return;
+    const reasons = ["unsure", "broken", "not_in_classes"];
+    const choose = (reason) => {
+      dialog.close();
+      this.#skip(reason);
+    };
+    const buttons = reasons.map((reason, index) =>
+      element(
+        "button",
+        { type: "button", class: "choice", autofocus: index === 0, on: { click: () => choose(reason) } },
+        element("kbd", {}, String(index + 1)),
+        element("span", {}, element("strong", {}, text.skip[reason].title), element("span", { class: "hint" }, text.skip[reason].body)),
+      ),
+    );
+    const dialog = openDialog({ title: text.skip.title, body: element("div", { class: "choices" }, buttons) });
+    dialog.addEventListener("keydown", (event) => {
+      const reason = reasons[Number(event.key) - 1];
+      if (reason) choose(reason);
+    });
+  }
+
+  #press(event) {
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (document.querySelector("dialog[open]") || event.target.closest?.("input, textarea, select")) return;
+    const act = this.#actionFor(event);
+    if (!act) return;
+    event.preventDefault();
+    if (!event.repeat) act();
+  }
+
+  /** What a key does, or `null`. Enter and space stay with a focused button. */
+  #actionFor(event) {
+    const key = event.key;
+    const onControl = event.target.closest?.("button, a, [role=button]");
+    if (key === "Enter") return onControl ? null : this.#acceptAction();
+    const fixed = {
+      u: () => this.#undo(),
+      Backspace: () => this.#undo(),
+      s: () => this.#askSkip(),
+      g: () => this.#toggleGuidelines(),
+      z: () => this.#viewer.reset(),
+      "+": () => this.#viewer.zoomIn(),
+      "=": () => this.#viewer.zoomIn(),
+      "-": () => this.#viewer.zoomOut(),
+      "]": () => this.#viewer.brighten(1),
+      "[": () => this.#viewer.brighten(-1),
+      "?": () => this.#showHelp(),
+      "/": () => this.#classes.focusFilter(),
+    };
+    const act = fixed[key.length === 1 ? key.toLowerCase() : key];
+    if (act) return act;
+    const entry = this.#classes.find(key);
+    return entry ? () => this.#answer(entry) : null;
+  }
+
+  #acceptAction() {
+    const guess = this.#project.showSuggestions && this.#shown?.suggestions?.[0];
+    const entry = guess && this.#classes.named(guess.class);
+    return entry ? () => this.#answer(entry) : null;
+  }
+
+  #showLast(message = null) {
+    const last = this.#answers.last;
+    if (message || !last) {
+      replaceChildren(this.last, message && element("span", { class: "last-text" }, message));
+      return;
+    }
+    const swatch = element("span", { class: "swatch", "aria-hidden": "true", vars: { "--class-colour": last.colour ?? "var(--muted)" } });
+    const undo = element("button", { type: "button", class: "toast-action", on: { click: () => this.#undo() } }, text.label.undo, element("kbd", { "aria-hidden": "true" }, "U"));
+    replaceChildren(this.last, swatch, element("span", { class: "last-text" }, last.name), undo);
+  }
+
+  #showCounts() {
+    const { sessionCount, dayCount, pace } = this.#answers;
+    replaceChildren(
+      this.session,
+      fact(count(sessionCount), text.label.thisSession),
+      fact(count(dayCount), text.label.today),
+      fact(pace === null ? "–" : count(pace), text.label.aMinute),
+    );
+    this.#showBatch();
+  }
+
+  #setRound(round) {
+    if (round) this.#round = round;
+    this.#showBatch();
+  }
+
+  #showBatch() {
+    const round = this.#round;
+    if (!round || !round.taskCount) {
+      replaceChildren(this.batch);
+      return;
+    }
+    const done = Math.min(round.taskCount, round.answeredCount);
+    const words = text.label.batch(round.number, count(done), count(round.taskCount));
+    replaceChildren(this.batch, progressBar(done / round.taskCount, words), element("span", { class: "batch-text" }, words));
+  }
+
+  #showSaving() {
+    const { count: unsaved, connection } = this.#outbox;
+    const state = connection === "signed_out" || connection === "offline" ? connection : unsaved > 0 ? "sending" : "saved";
+    this.saving.className = `saving ${state}`;
+    const words = text.saving[state](unsaved);
+    if (this.saving.textContent !== words) replaceChildren(this.saving, icon(state === "saved" ? "check" : state === "sending" ? "cloud" : "alert"), element("span", {}, words));
+    this.saving.disabled = state === "saved" || state === "sending";
+    if (connection === "idle" && unsaved === 0 && this.#desk?.wait?.reason === "offline") this.#desk.refill();
+  }
+
+  #retrySaving() {
+    if (this.#outbox.connection === "signed_out") leaveForLogin();
+    else this.#outbox.hurry();
+  }
+
+  /** Keeps the batch's progress and the running job up to date while the page is looked at. */
+  async #follow() {
+    if (document.hidden) return;
+    try {
+      const project = readProject(await get(projectPath(this.#project.name)));
+      this.#project = { ...this.#project, progress: project.progress, showSuggestions: project.showSuggestions };
+      if (project.round?.taskCount) this.#round = project.round;
+    } catch {
+      // The desk and the outbox say when the service is away.
+      return;
+    }
+    this.#showBatch();
+    if (!this.#desk.current && this.#desk.wait) this.#showWait(this.#desk.wait);
+  }
+
+  #fillGuidelines() {
+    const source = this.#project.guidelines;
+    const body = source ? renderMarkdown(source) : element("p", { class: "hint" }, text.label.noGuidelines);
+    replaceChildren(this.guidelines, element("h2", {}, text.label.guidelines), body);
+  }
+
+  #toggleGuidelines() {
+    if (matchMedia("(max-width: 760px)").matches) {
+      openDialog({ title: text.label.guidelines, body: element("div", { class: "guidelines-text" }, Array.from(this.guidelines.childNodes, (node) => node.cloneNode(true)).slice(1)) });
+      return;
+    }
+    this.guidelines.hidden = !this.guidelines.hidden;
+  }
+
+  #showHelp() {
+    const rows = text.help.keys.map(([keys, does]) =>
+      element("tr", {}, element("td", {}, keys.map((key) => element("kbd", {}, key))), element("td", {}, does)),
+    );
+    openDialog({ title: text.help.title, body: [element("table", { class: "keys" }, element("tbody", {}, rows)), element("p", { class: "hint" }, text.help.saved)] });
+  }
+
+  /** Before a link is followed, leases go back so that others can take the tasks. */
+  #leaveByLink(event) {
+    const link = event.target.closest?.("a[href]");
+    if (!link || event.button !== 0 || event.ctrlKey || event.metaKey || link.target || link.getAttribute("href").startsWith("#")) return;
+    event.preventDefault();
+    this.#leave().then(() => location.assign(link.href));
+  }
+
+  async #leave() {
+    this.#outbox.hurry();
+    await this.#desk.release({ keepalive: true });
+    await this.#outbox.drained();
+  }
+}
+
+function tool(symbol, label, key, run, isWide = false) {
+  return element(
+    "button",
+    { type: "button", class: isWide ? "tool wide-only" : "tool named", title: `${label} (${key})`, "aria-label": label, on: { click: run } },
+    icon(symbol),
+    isWide ? null : element("span", { "aria-hidden": "true" }, label),
+    isWide ? null : element("kbd", { "aria-hidden": "true" }, key),
+  );
+}
+
+function barTool(symbol, label, run) {
+  return element("button", { type: "button", class: "icon-button", "aria-label": label, title: label, on: { click: run } }, icon(symbol));
+}
+
+function fact(value, label) {
+  return element("div", { class: "fact" }, element("strong", {}, value), element("span", {}, label));
+}
+
+async function start() {
+  const main = document.querySelector("main");
+  try {
+    const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
+    const outbox = await Outbox.open(me.id ?? me.name);
+    await new LabelPage(readProject(project), me, outbox).open();
+  } catch (error) {
+    showFailure(main, error);
+  }
+}
+
+start();

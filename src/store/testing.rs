@@ -1,17 +1,23 @@
 //! A database of its own for each test, made from a template that has all migrations (about 0.1 s).
 //!
 //! Built for tests only (feature `testing`, which the dev-dependency on this crate turns on). The server is the one at
-//! `GLEANER_TEST_DATABASE_URL`, whose user must be allowed to create databases. The template is named by the hash of the migrations, so
-//! a changed schema makes a new one. A test's database goes when its `TestDatabase` is dropped.
+//! `GLEANER_TEST_DATABASE_URL`, whose user must be allowed to create databases; without it, one private cluster in the folder for
+//! temporary files serves all test processes of this checkout, and goes a few seconds after the last of them. The template is named by
+//! the hash of the migrations, so a changed schema makes a new one. A test's database goes when its `TestDatabase` is dropped.
 
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::Store;
+use super::cluster::{Cluster, ClusterOptions};
 use super::migrate::MIGRATOR;
 
 /// Advisory lock of the database `postgres` under which one process makes the template.
@@ -28,7 +34,7 @@ pub struct TestDatabase {
 impl TestDatabase {
     /// Makes a database from the template; panics with the reason when it can't, since a test can't go on.
     pub async fn create() -> Self {
-        let server = server_options();
+        let server = server_options().await;
         let mut connection = server
             .connect()
             .await
@@ -95,11 +101,64 @@ impl Drop for TestDatabase {
     }
 }
 
-fn server_options() -> PgConnectOptions {
-    let url = std::env::var("GLEANER_TEST_DATABASE_URL").expect(
-        "GLEANER_TEST_DATABASE_URL names a Postgres server whose user may create databases",
-    );
-    PgConnectOptions::from_str(&url).expect("GLEANER_TEST_DATABASE_URL is a postgres:// address")
+async fn server_options() -> PgConnectOptions {
+    if let Ok(url) = std::env::var("GLEANER_TEST_DATABASE_URL") {
+        return PgConnectOptions::from_str(&url)
+            .expect("GLEANER_TEST_DATABASE_URL is a postgres:// address");
+    }
+    /// Never dropped, so this process uses the cluster until it ends.
+    static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+    CLUSTER.get_or_init(start_cluster).await.connect_options()
+}
+
+async fn start_cluster() -> Cluster {
+    let home = cluster_home();
+    // The data outlive no test run, so nothing has to be on disk.
+    let options = ClusterOptions::new(&home)
+        .setting("fsync", "off")
+        .setting("max_connections", "300");
+    let cluster = options
+        .start()
+        .await
+        .unwrap_or_else(|error| panic!("no database for tests: {error}"));
+    spawn_sweeper(&home);
+    cluster
+}
+
+/// One home a checkout and user; not below the checkout, which may lie in a folder that is closed to the user who runs Postgres.
+fn cluster_home() -> PathBuf {
+    let mut digest = Sha256::new();
+    digest.update(env!("CARGO_MANIFEST_DIR"));
+    digest.update(nix::unistd::Uid::effective().as_raw().to_le_bytes());
+    std::env::temp_dir().join(format!(
+        "gleaner-test-{}",
+        &hex::encode(digest.finalize())[..12]
+    ))
+}
+
+/// Stops the cluster and removes its data once no test process has used it for some seconds.
+///
+/// A test process can't do it: its statics are never dropped, and the next one of the run follows at once. A shell does, by the
+/// locks that `cluster` keeps; the lock files stay, since somebody may be waiting on them.
+fn spawn_sweeper(home: &Path) {
+    const SCRIPT: &str = r#"
+        cd "$0" || exit
+        exec 9>sweeper.lock
+        flock 9
+        while flock postgres.users sleep 0; do
+            sleep 5
+            flock postgres.lifecycle flock --nonblock postgres.users sh -c '
+                pid=$(head -n 1 postgres/postmaster.pid) && kill -INT "$pid"
+                while kill -0 "$pid"; do sleep 0.1; done
+                rm -rf postgres postgres.password postgres.log' && exit
+        done"#;
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(SCRIPT).arg(home).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.spawn().expect("a shell starts");
 }
 
 /// The template's name; makes the template first when no test of any process has done so.
@@ -167,4 +226,33 @@ async fn execute(connection: &mut PgConnection, sql: String) {
         .execute(connection)
         .await
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn databases_of_tests_share_nothing_and_go_when_dropped() {
+        let (first, second) = tokio::join!(TestDatabase::create(), TestDatabase::create());
+        let mut connection = first.store().acquire().await.unwrap();
+        sqlx::raw_sql("create table only_here ()")
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        let mut other = PgConnectOptions::from_str(&second.url())
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        let found: bool = sqlx::query_scalar("select to_regclass('only_here') is not null")
+            .fetch_one(&mut other)
+            .await
+            .unwrap();
+        assert!(!found);
+        let (name, server) = (first.name.clone(), first.server.clone());
+        drop((connection, first));
+        let mut connection = server.connect().await.unwrap();
+        assert!(!exists(&mut connection, &name).await);
+    }
 }

@@ -15,5 +15,8 @@ pub mod nn;
 pub mod vision;
 
 pub mod store;
-
 pub mod access;
+pub mod events;
+
+pub mod labeling;
+pub mod rounds;

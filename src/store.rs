@@ -21,6 +21,7 @@ pub mod label;
 pub mod migrate;
 pub mod model;
 pub mod pool;
+pub mod project;
 pub mod round;
 pub mod skip;
 pub mod slot;

@@ -244,3 +244,19 @@ pub async fn list_for_export(
     .await?;
     Ok(rows)
 }
+
+/// The classes of these names that the project has, with their indices.
+pub async fn find_classes(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    names: &[String],
+) -> Result<Vec<(String, ClassIndex)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select name, index as "index: ClassIndex" from class where project = $1 and name = any($2)"#,
+        project as ProjectId,
+        names
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.name, row.index)).collect())
+}

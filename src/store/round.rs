@@ -155,6 +155,23 @@ pub async fn count_unended_imports(connection: &mut PgConnection, project: Proje
     Ok(count)
 }
 
+/// Queues an import again whose job, of this subject, failed.
+pub async fn requeue_import(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    subject: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update import set state = 'queued', error = null, ended_at = null
+         where project = $1 and id::text = $2 and state = 'failed'",
+        project as ProjectId,
+        subject
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Inserts a round that is under way.
 #[expect(clippy::too_many_arguments, reason = "one argument a column")]
 pub async fn open(

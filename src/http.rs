@@ -22,6 +22,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -64,7 +65,7 @@ pub struct AppState {
     /// Whether browsers reach the service by https, so that its cookie may say Secure.
     pub is_public_https: bool,
     /// Renders the process's measurements; none when nothing records them.
-    pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    pub metrics: Option<PrometheusHandle>,
     /// Whether `/metrics` needs no token.
     pub metrics_open: bool,
 }

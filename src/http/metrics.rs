@@ -13,12 +13,7 @@ use super::AppState;
 use super::auth::MaybeCaller;
 use super::problem::{ApiError, ProblemKind};
 use crate::domain::role::Role;
-
-/// Counter of answered requests by `method`, `route` and `status`.
-pub const HTTP_REQUESTS_TOTAL: &str = "gleaner_http_requests_total";
-
-/// Histogram of the seconds until an answer begins, by `method` and `route`.
-pub const HTTP_REQUEST_DURATION_SECONDS: &str = "gleaner_http_request_duration_seconds";
+use crate::telemetry::metric;
 
 /// Middleware: counts and times each request.
 pub async fn track(request: Request, next: Next) -> Response {
@@ -27,9 +22,9 @@ pub async fn track(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let response = next.run(request).await;
     let status = response.status().as_str().to_owned();
-    metrics::histogram!(HTTP_REQUEST_DURATION_SECONDS, "method" => method.clone(), "route" => route.clone())
+    metrics::histogram!(metric::HTTP_REQUEST_SECONDS, "method" => method.clone(), "route" => route.clone())
         .record(started.elapsed().as_secs_f64());
-    metrics::counter!(HTTP_REQUESTS_TOTAL, "method" => method, "route" => route, "status" => status).increment(1);
+    metrics::counter!(metric::HTTP_REQUESTS_TOTAL, "method" => method, "route" => route, "status" => status).increment(1);
     response
 }
 
@@ -46,7 +41,7 @@ pub async fn get_metrics(State(app): State<AppState>, caller: MaybeCaller) -> Re
         caller.require(Role::Operator)?;
     }
     match &app.metrics {
-        Some(render) => Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], render()).into_response()),
+        Some(recorder) => Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()).into_response()),
         None => Err(ApiError::new(ProblemKind::NotFound, "this process records no metrics")),
     }
 }

@@ -66,10 +66,8 @@ pub struct ProjectAnswer {
     paused: bool,
     /// Whether the operator asked to end it after the running batch.
     finish_requested: bool,
-    /// Number of the newest round; null before the first.
-    round: Option<i32>,
-    /// How far that round is.
-    batch: Option<RoundProgress>,
+    /// How far the newest round is; null before the first.
+    round: Option<RoundProgress>,
     /// The running job; null when none runs.
     progress: Option<JobProgress>,
     /// Items that may be asked or were.
@@ -157,8 +155,7 @@ pub async fn describe(connection: &mut PgConnection, row: ProjectRow) -> Result<
         error: failed.and_then(|job| job.error),
         paused: row.paused,
         finish_requested: row.finish_requested,
-        round: standing.as_ref().map(|standing| standing.number),
-        batch: standing.map(RoundProgress::from),
+        round: standing.map(RoundProgress::from),
         progress: running.map(|job| JobProgress::new(&job, Utc::now())),
         pool_count: counts.pool_count,
         test_count: counts.test_count,

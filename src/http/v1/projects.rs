@@ -157,7 +157,7 @@ pub async fn change_project(
         changed.push("name".to_owned());
     }
     if let Some(classes) = classes {
-        change_classes(&mut tx, &row, &classes).await?;
+        change_classes(&mut tx, row.id, classes).await?;
         changed.push("classes".to_owned());
     }
     store::project::update_settings(&mut tx, row.id, &settings).await?;

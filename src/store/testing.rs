@@ -16,9 +16,19 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use super::Store;
+use super::class::NewClass;
 use super::cluster::{Cluster, ClusterOptions};
+use super::import::NewImport;
+use super::item::NewItem;
 use super::migrate::MIGRATOR;
+use super::project::ProjectRow;
+use super::segment::NewSegment;
+use super::{Store, class, import, item, project, segment};
+use crate::domain::content_hash::ContentHash;
+use crate::domain::ids::{ImportId, ItemId, ProjectId, SegmentId};
+use crate::domain::import::{ImportFormat, LabelRule, SplitRule};
+use crate::domain::item::Split;
+use crate::domain::settings::{ImageShape, ProjectSettings};
 
 /// Advisory lock of the database `postgres` under which one process makes the template.
 const TEMPLATE_LOCK: i64 = 0x676c_6561_6e65;
@@ -73,6 +83,108 @@ impl TestDatabase {
     #[must_use]
     pub fn url(&self) -> String {
         self.options().to_url_lossy().to_string()
+    }
+}
+
+/// What most tests need to begin with.
+impl TestDatabase {
+    /// Makes a project with default settings and these classes.
+    pub async fn create_project(&self, name: &str, classes: &[&str]) -> ProjectRow {
+        let mut transaction = self.store.begin().await.expect("a transaction begins");
+        let row = project::insert(&mut transaction, name, &ProjectSettings::default())
+            .await
+            .expect("the name is free");
+        let classes: Vec<_> = classes
+            .iter()
+            .map(|name| NewClass {
+                name: (*name).to_owned(),
+                ..NewClass::default()
+            })
+            .collect();
+        class::insert_all(&mut transaction, row.id, &classes)
+            .await
+            .expect("the classes differ");
+        transaction.commit().await.expect("the project is made");
+        row
+    }
+
+    /// Makes a queued import that reads nothing.
+    pub async fn create_import(&self, project: ProjectId) -> ImportId {
+        let import = NewImport {
+            id: ImportId::generate(),
+            source: "/nowhere".to_owned(),
+            uploaded: false,
+            format: ImportFormat::Auto,
+            split: SplitRule::Auto,
+            labels: LabelRule::Hide,
+        };
+        let mut connection = self.store.acquire().await.expect("a connection");
+        import::insert(&mut connection, project, &import)
+            .await
+            .expect("the import is made");
+        import.id
+    }
+
+    /// Makes a segment that no file belongs to.
+    pub async fn create_segment(&self, project: ProjectId) -> SegmentId {
+        let import = self.create_import(project).await;
+        let shape = ImageShape {
+            size: 28,
+            channels: 1,
+        };
+        let segment = NewSegment {
+            id: SegmentId::generate(),
+            import,
+            item_count: 1,
+            shape,
+        };
+        let mut transaction = self.store.begin().await.expect("a transaction begins");
+        segment::insert(&mut transaction, project, &segment)
+            .await
+            .expect("the segment is made");
+        transaction.commit().await.expect("the segment is made");
+        segment.id
+    }
+
+    /// Makes unlabelled pool items in a segment of their own; their ids in the order of their names, `0.png`, `1.png`, …
+    pub async fn create_items(&self, project: ProjectId, count: u32) -> Vec<ItemId> {
+        let segment = self.create_segment(project).await;
+        let items: Vec<_> = (0..count)
+            .map(|row| {
+                new_item(
+                    row.cast_signed(),
+                    &format!("{row}.png"),
+                    format!("{segment} {row}").as_bytes(),
+                )
+            })
+            .collect();
+        let mut connection = self.store.acquire().await.expect("a connection");
+        item::insert_all(&mut connection, project, segment, &items)
+            .await
+            .expect("the items are made");
+        sqlx::query_scalar("select id from item where segment = $1 order by segment_row")
+            .bind(segment)
+            .fetch_all(&mut *connection)
+            .await
+            .expect("the items are there")
+    }
+}
+
+/// An unlabelled grey pool item of 28 × 28 pixels.
+#[must_use]
+pub fn new_item(segment_row: i32, name: &str, content: &[u8]) -> NewItem {
+    NewItem {
+        segment_row,
+        pack_offset: 100 * i64::from(segment_row),
+        pack_length: 100,
+        media_type: "image/png".to_owned(),
+        name: name.to_owned(),
+        split: Split::Pool,
+        width: 28,
+        height: 28,
+        channels: 1,
+        content_hash: ContentHash::of_file(content),
+        class: None,
     }
 }
 

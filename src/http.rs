@@ -29,9 +29,8 @@ use utoipa_axum::routes;
 use crate::access::key::SecretKey;
 use crate::access::login_code::LoginCodes;
 use crate::blob::Blob;
-use crate::engine::Engine;
 use crate::events::Events;
-use crate::rounds::counts::RoundCounts;
+use crate::rounds::RoundCounts;
 use crate::store::{Store, StoreError, Transaction};
 
 pub use openapi::openapi;
@@ -46,8 +45,6 @@ pub struct AppState {
     pub store: Store,
     /// Images, segments and checkpoints.
     pub blob: Blob,
-    /// The resident model; none in a process that only serves the API.
-    pub engine: Option<Engine>,
     /// Numbered events, live and past.
     pub events: Events,
     /// How far rounds are, counted once for all who ask at the same moment.
@@ -138,7 +135,5 @@ fn api() -> OpenApiRouter<AppState> {
 
 /// Routes whose bodies are images: larger, and without the timeout of an answer.
 fn uploads() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
-        .routes(routes!(v1::uploads::upload_images))
-        .routes(routes!(v1::predictions::create_predictions))
+    OpenApiRouter::default().routes(routes!(v1::uploads::upload_images))
 }

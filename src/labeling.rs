@@ -43,7 +43,9 @@ pub enum LabelingError {
     #[error("label {0} was given by somebody else; only an operator may change it")]
     SomebodyElses(LabelId),
     /// The round's labels train already.
-    #[error("round {round} has moved on, so label {label} can't be undone; correct it instead, it counts into the next training")]
+    #[error(
+        "round {round} has moved on, so label {label} can't be undone; correct it instead, it counts into the next training"
+    )]
     RoundMoved {
         /// The label.
         label: LabelId,

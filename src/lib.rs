@@ -14,9 +14,15 @@ pub mod telemetry;
 pub mod nn;
 pub mod vision;
 
+pub mod blob;
+pub mod outbound;
 pub mod store;
+
 pub mod access;
 pub mod events;
 
+pub mod import;
 pub mod labeling;
 pub mod rounds;
+
+pub mod http;

@@ -59,18 +59,18 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let components = document.components.get_or_insert_default();
     components.security_schemes.insert(
         "token".to_owned(),
-        SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("gl_…").build()),
+        RefOr::T(SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("gl_…").build())),
     );
     components.security_schemes.insert(
         "session".to_owned(),
-        SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE))),
+        RefOr::T(SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE)))),
     );
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
             operation.responses.responses.insert("default".to_owned(), RefOr::T(problem_response()));
         }
         if let Some(post) = &mut item.post {
-            post.parameters.get_or_insert_default().push(idempotency_key());
+            post.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
         }
     }
     document

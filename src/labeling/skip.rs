@@ -34,15 +34,25 @@ pub async fn skip_task(
     task: TaskId,
     reason: SkipReason,
 ) -> Result<SkippedTask, LabelingError> {
-    let Some(mut votes) = lock_votes(connection, project.id, &[task]).await?.remove(&task) else {
+    let Some(mut votes) = lock_votes(connection, project.id, &[task])
+        .await?
+        .remove(&task)
+    else {
         return Err(LabelingError::UnknownTask(task));
     };
     let round = votes.task.round_number;
-    let skipped = SkippedTask { task, item: votes.task.item, round };
+    let skipped = SkippedTask {
+        task,
+        item: votes.task.item,
+        round,
+    };
     if skip::exists(connection, task, labeler, person).await? {
         return Ok(skipped);
     }
-    if !matches!(votes.task.state, TaskState::Open | TaskState::Leased | TaskState::Adjudication) {
+    if !matches!(
+        votes.task.state,
+        TaskState::Open | TaskState::Leased | TaskState::Adjudication
+    ) {
         return Err(LabelingError::TaskClosed(task));
     }
     let Some(used) = votes.find_skippable(labeler) else {
@@ -52,7 +62,7 @@ pub async fn skip_task(
     skip::create(connection, project.id, task, used, labeler, person, reason).await?;
     let excludes = apply_to_item(connection, skipped, reason).await?;
     if excludes {
-        slot::withdraw_open(connection, task).await?;
+        slot::withdraw_open_of_tasks(connection, &[task]).await?;
     }
     for row in &mut votes.slots {
         if row.id == used {
@@ -62,9 +72,14 @@ pub async fn skip_task(
         }
     }
     close_tasks(connection, project.settings.seed, &[&votes], true).await?;
-    let payload =
-        json!({ "task": task, "item": skipped.item, "round": round, "reason": reason, "labeler": labeler });
-    event::append(connection, Some(project.id), EventKind::TaskSkipped, &payload).await?;
+    let payload = json!({ "task": task, "item": skipped.item, "round": round, "reason": reason, "labeler": labeler });
+    event::append(
+        connection,
+        Some(project.id),
+        EventKind::TaskSkipped,
+        &payload,
+    )
+    .await?;
     Ok(skipped)
 }
 
@@ -76,9 +91,15 @@ async fn apply_to_item(
 ) -> Result<bool, LabelingError> {
     match reason {
         // Skipped in round n, it sits out round n + 1.
-        SkipReason::Unsure => skip::rest_item(connection, skipped.item, skipped.round.saturating_add(2)).await?,
-        SkipReason::Broken => skip::exclude_item(connection, skipped.item, Exclusion::Broken).await?,
-        SkipReason::NotInClasses => skip::exclude_item(connection, skipped.item, Exclusion::NotInClasses).await?,
+        SkipReason::Unsure => {
+            skip::rest_item(connection, skipped.item, skipped.round.saturating_add(2)).await?
+        }
+        SkipReason::Broken => {
+            skip::exclude_item(connection, skipped.item, Exclusion::Broken).await?
+        }
+        SkipReason::NotInClasses => {
+            skip::exclude_item(connection, skipped.item, Exclusion::NotInClasses).await?
+        }
     }
     Ok(reason.excludes_item())
 }

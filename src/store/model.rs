@@ -109,7 +109,10 @@ pub async fn find_pretext(
 }
 
 /// The version that the project's next model gets.
-pub async fn next_version(connection: &mut PgConnection, project: ProjectId) -> Result<i32, StoreError> {
+pub async fn next_version(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<i32, StoreError> {
     let version = sqlx::query_scalar!(
         r#"select coalesce(max(version), 0) + 1 as "version!" from model where project = $1"#,
         project as ProjectId
@@ -120,7 +123,11 @@ pub async fn next_version(connection: &mut PgConnection, project: ProjectId) -> 
 }
 
 /// Inserts a model and makes it the project's published version.
-pub async fn publish(connection: &mut PgConnection, project: ProjectId, model: &NewModel) -> Result<(), StoreError> {
+pub async fn publish(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    model: &NewModel,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "with published as (update project set model_version = $2 where id = $1)
          insert into model (project, version, round, checkpoint, manifest, test_accuracy, test_count, label_count, vote_count, job)
@@ -182,7 +189,10 @@ pub async fn list(
 }
 
 /// The version that a job published, if it did.
-pub async fn find_version_of_job(connection: &mut PgConnection, job: JobId) -> Result<Option<i32>, StoreError> {
+pub async fn find_version_of_job(
+    connection: &mut PgConnection,
+    job: JobId,
+) -> Result<Option<i32>, StoreError> {
     let version = sqlx::query_scalar!("select version from model where job = $1", job as JobId)
         .fetch_optional(connection)
         .await?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -29,7 +29,7 @@ pub struct ClassInput {
 }
 
 /// Changes of a project's classes, carried out in this order: rename, remove, add, show. Names in `remove` and `show` are the new ones.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schema(example = json!({"rename": {"Pullover": "Sweater"}, "add": ["Scarf"], "remove": [], "show": {"Coat": {"hotkey": "c"}}}))]
 pub struct ClassChanges {
@@ -45,7 +45,7 @@ pub struct ClassChanges {
 }
 
 /// How a class is shown; an absent field stays as it is, null lets pages choose.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassLook {
     /// `#rrggbb`.

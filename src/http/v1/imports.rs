@@ -131,7 +131,8 @@ pub async fn create_import(
         split: request.split,
         labels,
     };
-    control::queue_import(work.connection(), row.id, &import).await?;
+    store::import::insert(work.connection(), row.id, &import).await?;
+    control::queue_import(work.connection(), &row, import.id).await?;
     work.finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id }).await
 }
 

@@ -16,6 +16,7 @@ use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::Path;
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::ApiError;
+use crate::http::v1::rounds::ClassNames;
 use crate::labeling;
 
 /// How many tasks are wanted.
@@ -77,7 +78,7 @@ pub struct Wait {
 }
 
 impl Leases {
-    fn new(leases: labeling::Leases, key: &SecretKey) -> Self {
+    fn new(leases: labeling::Leases, class_names: &ClassNames, key: &SecretKey) -> Self {
         let now = Utc::now();
         let tasks = leases.tasks.into_iter().map(|task| LeasedTask {
             task: task.task,
@@ -90,7 +91,10 @@ impl Leases {
             suggestions: task
                 .suggestions
                 .into_iter()
-                .map(|guess| SuggestionAnswer { class: guess.class, probability: guess.probability })
+                .map(|guess| SuggestionAnswer {
+                    class: class_names.name(guess.class),
+                    probability: f64::from(guess.probability),
+                })
                 .collect(),
         });
         let wait = leases.wait.map(|reason| Wait { reason, retry_after_seconds: reason.retry_after_seconds() });
@@ -124,7 +128,8 @@ pub async fn create_leases(
     };
     let row = find_project(work.connection(), &caller, &project).await?;
     let leases = labeling::lease_tasks(work.connection(), &row, caller.token, count, resume).await?;
-    work.finish(StatusCode::OK, &Leases::new(leases, &app.key)).await
+    let class_names = ClassNames::read(work.connection(), row.id).await?;
+    work.finish(StatusCode::OK, &Leases::new(leases, &class_names, &app.key)).await
 }
 
 /// Which leases are meant.

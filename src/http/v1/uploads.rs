@@ -25,6 +25,7 @@ use crate::http::extract::{Path, parse_value};
 use crate::http::idempotency::{Begun, Call};
 use crate::http::problem::{ApiError, ProblemKind};
 use crate::rounds::control;
+use crate::store;
 use crate::store::import::NewImport;
 
 /// The form of an upload.
@@ -86,7 +87,8 @@ pub async fn upload_images(
     // Stored before the commit, so that a queued import always finds its file. Should the commit fail, the file is removed again.
     app.blob.put_file(&key, &source.path).await?;
     let queued = async {
-        control::queue_import(work.connection(), row.id, &import).await?;
+        store::import::insert(work.connection(), row.id, &import).await?;
+        control::queue_import(work.connection(), &row, import.id).await?;
         work.finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id }).await
     };
     let answer: Result<Response, ApiError> = queued.await;

@@ -58,6 +58,7 @@ impl From<ProjectState> for ShownState {
 /// A project.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProjectAnswer {
+    /// Names it for good; the name may change.
     pub id: ProjectId,
     name: String,
     state: ShownState,

@@ -15,11 +15,12 @@ use gleaner::domain::strategy::Strategy;
 use gleaner::domain::task::TaskSource;
 use gleaner::events::Events;
 use gleaner::http::{self, AppState};
-use gleaner::rounds::counts::{RoundCounts, SupervisorWake};
+use gleaner::rounds::{RoundCounts, SupervisorWake};
 use gleaner::store::round;
 use gleaner::store::task::{self, BatchOrigin, NewTask, Suggestion};
 use gleaner::store::testing::TestDatabase;
 use gleaner::store::{self, Store};
+use sqlx::{AssertSqlSafe, ConnectOptions};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -77,7 +78,6 @@ pub async fn spawn_app_with(change: impl FnOnce(&mut AppState)) -> App {
     let stop = CancellationToken::new();
     let mut state = AppState {
         blob: Blob::open(&format!("file://{}", blobs.display()), home.path()).expect("a local object store"),
-        engine: None,
         events: Events::start(store.clone(), stop.clone()).await.expect("events"),
         round_counts: RoundCounts::new(store.clone(), SupervisorWake::new()),
         key: SecretKey::from_bytes(&[7; 32]),
@@ -94,7 +94,7 @@ pub async fn spawn_app_with(change: impl FnOnce(&mut AppState)) -> App {
     let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let router = http::router(state.clone());
-    let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("the server runs") });
+    let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("the server runs"); });
     let admin = insert_token(&state.store, Role::Admin, None).await.1;
     App {
         url: format!("http://{address}"),
@@ -209,9 +209,26 @@ impl App {
         sqlx::raw_sql(sql).execute(&mut *connection).await.expect("the statement runs");
     }
 
-    /// The database's address.
-    pub fn database(&self) -> &TestDatabase {
-        &self.database
+    /// Takes the database away: its sessions end and new ones are refused.
+    pub async fn close_database_to_clients(&self) {
+        self.set_database_open(false).await;
+    }
+
+    /// Gives the database back.
+    pub async fn open_database_to_clients(&self) {
+        self.set_database_open(true).await;
+    }
+
+    async fn set_database_open(&self, open: bool) {
+        let options = self.database.options();
+        let name = options.get_database().expect("a name").to_owned();
+        let mut connection = options.database("postgres").connect().await.expect("a connection to the server");
+        let alter = format!("alter database {name} allow_connections {open}");
+        sqlx::raw_sql(AssertSqlSafe(alter)).execute(&mut connection).await.expect("the switch");
+        if !open {
+            let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
+            sqlx::query(end).bind(name).execute(&mut connection).await.expect("the sessions end");
+        }
     }
 
     /// A project of three classes over 8×8 grey images, without items.

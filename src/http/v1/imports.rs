@@ -42,6 +42,7 @@ pub struct CreateImport {
 /// The import that was queued.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CreatedImport {
+    /// Where its report is found.
     pub id: ImportId,
 }
 

@@ -16,13 +16,18 @@ pub mod problem;
 pub mod project_answer;
 pub mod v1;
 
+use std::future::IntoFuture;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -30,7 +35,7 @@ use crate::access::key::SecretKey;
 use crate::access::login_code::LoginCodes;
 use crate::blob::Blob;
 use crate::events::Events;
-use crate::rounds::RoundCounts;
+use crate::rounds::{JobWake, RoundCounts};
 use crate::store::{Store, StoreError, Transaction};
 
 pub use openapi::openapi;
@@ -49,6 +54,8 @@ pub struct AppState {
     pub events: Events,
     /// How far rounds are, counted once for all who ask at the same moment.
     pub round_counts: RoundCounts,
+    /// Wakes the workers of this process when a job was queued.
+    pub job_wake: JobWake,
     /// Signs sessions and image addresses.
     pub key: SecretKey,
     /// One-time codes of links.
@@ -73,6 +80,34 @@ impl AppState {
         tx.commit().await?;
         self.events.nudge();
         Ok(())
+    }
+}
+
+/// How long requests may take to end once the service stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers requests on `listener` until `stop` is cancelled; then lets those under way end, and event streams end at once.
+pub async fn serve(listener: TcpListener, state: AppState, stop: CancellationToken) -> io::Result<()> {
+    let service = router(state).layer(Extension(Stopping(stop.clone())));
+    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let too_long = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_PATIENCE).await;
+    };
+    tokio::select! {
+        ended = server.into_future() => ended,
+        () = too_long => Ok(()),
+    }
+}
+
+/// Tells a handler of endless streams when to end them.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopping(CancellationToken);
+
+impl Stopping {
+    /// Completes when the service stops.
+    pub(crate) async fn stopped(self) {
+        self.0.cancelled_owned().await;
     }
 }
 

@@ -11,7 +11,10 @@ pub mod domain;
 pub mod config;
 pub mod telemetry;
 
+pub mod acquisition;
+pub mod learner;
 pub mod nn;
+pub mod pretext;
 pub mod vision;
 
 pub mod blob;

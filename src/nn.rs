@@ -11,6 +11,7 @@ pub mod graph;
 pub mod head;
 pub mod initialize;
 pub mod loss;
+pub mod native;
 #[expect(unsafe_code, reason = "vector kernels; each block says why it is sound")]
 pub mod ops;
 pub mod optimizer;

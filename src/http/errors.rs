@@ -55,6 +55,12 @@ impl From<LabelingError> for ApiError {
 
 impl From<BlobError> for ApiError {
     fn from(error: BlobError) -> Self {
-        Self::unavailable("the object store does not answer for now; try again", RETRY_AFTER_SECONDS, error)
+        match error {
+            BlobError::Missing { .. } | BlobError::Address { .. } => Self::internal(error),
+            BlobError::Full { .. } => Self::unavailable("the object store has no room left; an operator must make some", 60, error),
+            BlobError::Failed { .. } => {
+                Self::unavailable("the object store does not answer for now; try again", RETRY_AFTER_SECONDS, error)
+            }
+        }
     }
 }

@@ -1,8 +1,8 @@
 // Which key names which class. Owns the reserved keys and the order in which keys are dealt out.
 
 /** Keys that do something else on the labeler's page. */
-const RESERVED = new Set(["u", "s", "g", "z", "+", "-", "?", "[", "]", "/"]);
-const ORDER = [..."1234567890qwertyiopadfhjklxcvbnm"];
+const RESERVED = new Set(["u", "s", "g", "m", "z", "+", "-", "?", "[", "]", "/"]);
+const ORDER = [..."1234567890qwertyiopadfhjklxcvbn"];
 
 /** Colours dealt out to classes that have none; swatches only, never behind text. */
 const COLOURS = [

@@ -5,7 +5,7 @@ import { element, icon, replaceChildren } from "./dom.js";
 import { amount, count, percent } from "./format.js";
 import { openNewProject } from "./new_project.js";
 import { readProject } from "./shapes.js";
-import { isOperator, layOut, showFailure } from "./shell.js";
+import { isOperator, layOut, openPage } from "./shell.js";
 import { stateBadge } from "./state_badge.js";
 import { text } from "./text.js";
 import { jobBar, progressBar } from "./waiting.js";
@@ -15,19 +15,16 @@ const FOLLOW_MS = 4000;
 const main = document.querySelector("main");
 const list = element("div", { class: "cards" });
 
-async function start() {
-  try {
-    const me = await get("/me");
-    layOut({ me, title: text.projects.title, main });
-    const operator = isOperator(me);
-    const make = operator && element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make);
-    main.className = "page";
-    replaceChildren(main, element("div", { class: "page-head" }, element("h1", {}, text.projects.title), make), list);
-    await refresh(operator);
-    setInterval(() => document.hidden || refresh(operator).catch(() => {}), FOLLOW_MS);
-  } catch (error) {
-    showFailure(main, error);
-  }
+async function open() {
+  const me = await get("/me");
+  layOut({ me, title: text.projects.title, main });
+  const operator = isOperator(me);
+  const make = operator && element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make);
+  main.className = "page";
+  replaceChildren(main, element("div", { class: "page-head" }, element("h1", {}, text.projects.title), make), list);
+  await refresh(operator);
+  // A list that can't be read now stays as it is until it can.
+  setInterval(() => document.hidden || refresh(operator).catch(() => {}), FOLLOW_MS);
 }
 
 let shown = "";
@@ -47,7 +44,7 @@ async function refresh(operator) {
 function card(project, operator) {
   const name = encodeURIComponent(project.name);
   const board = `/projects/${name}`;
-  const canLabel = ["labeling", "training", "scoring"].includes(project.state) && !project.isPaused;
+  const canLabel = ["labeling", "training", "scoring"].includes(project.state) && !project.isPaused && project.failure === null;
   const title = operator ? element("a", { href: board }, project.name) : project.name;
   return element(
     "article",
@@ -93,4 +90,4 @@ function welcome(operator) {
   );
 }
 
-start();
+openPage(open);

@@ -5,6 +5,7 @@ import { element, icon, replaceChildren, svg } from "./dom.js";
 import { text } from "./text.js";
 
 const TOAST_MS = 5000;
+const REOPEN_MS = 3000;
 let toastRegion = null;
 
 /**
@@ -82,8 +83,21 @@ export function openDialog({ title, body, actions = null, wide = false }) {
   return dialog;
 }
 
+/** Opens a page with `open`; while the service can't be reached it says so and tries again. */
+export async function openPage(open) {
+  for (;;) {
+    try {
+      return await open();
+    } catch (error) {
+      showFailure(document.querySelector("main"), error);
+      if (!(error instanceof Unreachable) && !(error instanceof Problem && error.isPassing)) return null;
+      await new Promise((resolve) => setTimeout(resolve, REOPEN_MS));
+    }
+  }
+}
+
 /** Shows on the whole page that it can't be opened. */
-export function showFailure(main, error) {
+function showFailure(main, error) {
   const back = element("a", { class: "button", href: "/" }, text.bar.home);
   replaceChildren(main, element("div", { class: "notice" }, element("h1", {}, text.problem.title), element("p", {}, problemText(error)), back));
 }
@@ -117,7 +131,7 @@ function skipLink() {
 
 function themeButton() {
   const change = () => dispatchEvent(new Event("gleaner:theme"));
-  return element("button", { type: "button", class: "icon-button", "aria-label": text.bar.theme, title: text.bar.theme, on: { click: change } }, icon("sun"));
+  return element("button", { type: "button", class: "icon-button", "aria-label": text.bar.theme, title: text.bar.theme, on: { click: change } }, icon("theme"));
 }
 
 function account(me, beforeLeave) {

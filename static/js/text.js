@@ -115,12 +115,16 @@ export const text = {
     thisSession: "this session",
     today: "today",
     aMinute: "a minute",
+    recent: "Latest answers",
+    recentAnswer: (name) => `${name}: change this answer`,
+    correct: "Change this answer",
+    corrected: (name) => `Changed to “${name}”.`,
     batch: (round, done, total) => `Batch ${round}: ${done} of ${total}`,
     nothingToUndo: "There is nothing to undo on this page.",
     undone: (name) => `Took back “${name}”. Choose again.`,
     undoOffline: "That answer may have been sent already; it can be undone once the network is back.",
     skipIsFinal: "That skip has been sent and can't be taken back.",
-    lapsed: "You were away, so that image went to somebody else. Here is another.",
+    lapsed: "That image went to somebody else meanwhile. Here is another.",
     lost: (name, outcome) => `The label “${name}” didn't count: ${LOST[outcome] ?? outcome}.`,
     broken: {
       title: "This image doesn't load",
@@ -128,6 +132,12 @@ export const text = {
       again: "Try again",
       skip: "Skip as broken",
     },
+  },
+
+  grid: {
+    toggle: "Many at once",
+    hint: "Mark those whose guess is wrong; they are shown alone afterwards.",
+    confirm: "The rest is right",
   },
 
   skip: {
@@ -152,6 +162,7 @@ export const text = {
       [["Enter"], "Accept the model's guess"],
       [["U", "⌫"], "Undo the last answer"],
       [["S"], "Skip, with a reason"],
+      [["M"], "Many images at once, under the model's guesses"],
       [["G"], "Guidelines"],
       [["+", "−", "Z"], "Zoom in, zoom out, whole image"],
       [["[", "]"], "Darker, brighter"],
@@ -284,6 +295,8 @@ export const text = {
     accuracy: "Test accuracy",
     alternative: (labels, accuracy) => `Learning curve: ${accuracy} test accuracy at ${labels} labels`,
     point: (labels, accuracy) => `${labels} labels: ${accuracy}`,
+    model: "on the test split",
+    random: "on images drawn at random",
     interval: (low, high) => `(${low} to ${high})`,
   },
 
@@ -339,6 +352,8 @@ export const text = {
     labelsHint: "A test split keeps its labels in any case.",
     submit: "Read it",
     added: (count) => `${count} added`,
+    converted: (count) => `${count} resized or converted`,
+    uploaded: "Upload",
     duplicates: (count) => `${count} ${plural(count, "duplicate", "duplicates")}`,
     rejected: (count) => `${count} rejected`,
     rejectedList: (count) => `${count} rejected: names and reasons`,
@@ -353,6 +368,7 @@ export const text = {
 
   feed: {
     title: "Events",
+    quiet: "What happens from now on appears here.",
     connecting: "Connecting …",
     live: "Live",
     closed: "The stream has ended. Reload the page.",

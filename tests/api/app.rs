@@ -15,7 +15,7 @@ use gleaner::domain::strategy::Strategy;
 use gleaner::domain::task::TaskSource;
 use gleaner::events::Events;
 use gleaner::http::{self, AppState};
-use gleaner::rounds::{RoundCounts, SupervisorWake};
+use gleaner::rounds::{JobWake, RoundCounts, SupervisorWake};
 use gleaner::store::round;
 use gleaner::store::task::{self, BatchOrigin, NewTask, Suggestion};
 use gleaner::store::testing::TestDatabase;
@@ -77,9 +77,10 @@ pub async fn spawn_app_with(change: impl FnOnce(&mut AppState)) -> App {
     let (import_root, scratch, blobs) = (folder("import"), folder("scratch"), folder("blobs"));
     let stop = CancellationToken::new();
     let mut state = AppState {
-        blob: Blob::open(&format!("file://{}", blobs.display()), home.path()).expect("a local object store"),
+        blob: Blob::open(&format!("file://{}", blobs.display()), home.path()).await.expect("a local object store"),
         events: Events::start(store.clone(), stop.clone()).await.expect("events"),
         round_counts: RoundCounts::new(store.clone(), SupervisorWake::new()),
+        job_wake: JobWake::new(),
         key: SecretKey::from_bytes(&[7; 32]),
         login_codes: Arc::default(),
         import_roots: Arc::from([import_root.clone()]),
@@ -93,8 +94,8 @@ pub async fn spawn_app_with(change: impl FnOnce(&mut AppState)) -> App {
     change(&mut state);
     let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let router = http::router(state.clone());
-    let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("the server runs"); });
+    let served = http::serve(listener, state.clone(), stop.clone());
+    let server = tokio::spawn(async move { served.await.expect("the server runs") });
     let admin = insert_token(&state.store, Role::Admin, None).await.1;
     App {
         url: format!("http://{address}"),
@@ -263,7 +264,7 @@ impl App {
         let length = i32::try_from(PNG.len()).expect("a small image");
         sqlx::query(sql).bind(uuids).bind(project.0).bind(segment).bind(length).execute(&mut *connection).await.expect("items");
         let key = gleaner::blob::pack_key(project, gleaner::domain::ids::SegmentId(segment));
-        self.state.blob.put(&key, PNG.to_vec().into()).await.expect("a pack");
+        self.state.blob.put(&key, PNG.to_vec()).await.expect("a pack");
         let sql = "update project set state = 'ready' where id = $1 and state = 'empty'";
         sqlx::query(sql).bind(project.0).execute(&mut *connection).await.expect("a ready project");
         ids

@@ -87,7 +87,7 @@ async fn the_curve_has_intervals_and_costs_and_models_their_weights() {
          update task set model_version = 1, source = 'random'",
     )
     .await;
-    app.state.blob.put("projects/p/models/1.safetensors", b"weights".to_vec().into()).await.unwrap();
+    app.state.blob.put("projects/p/models/1.safetensors", b"weights".to_vec()).await.unwrap();
     let curve = app.get("/api/v1/projects/p/curve").await.expect(200);
     let point = &curve["points"][0];
     assert_eq!((point["label_count"].as_i64(), point["cost"].as_f64(), point["test_accuracy"].as_f64()), (Some(2), Some(2.0), Some(0.8)));

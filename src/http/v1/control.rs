@@ -48,6 +48,7 @@ macro_rules! control {
             let answer = describe(work.connection(), row).await?;
             let response = work.finish(StatusCode::OK, &answer).await?;
             app.round_counts.wake().wake();
+            app.job_wake.wake();
             Ok(response)
         }
     };

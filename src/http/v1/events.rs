@@ -3,21 +3,21 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio_stream::StreamExt;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::event::EventKind;
 use crate::domain::ids::ProjectId;
 use crate::events::{EventRow, Subscription};
-use crate::http::AppState;
+use crate::http::{AppState, Stopping};
 use crate::http::auth::{Operator, Tool, find_project};
 use crate::http::extract::{Path, Query, page_cursor};
 use crate::http::problem::ApiError;
@@ -77,12 +77,13 @@ pub async fn stream_project_events(
     Path(project): Path<String>,
     Query(query): Query<EventQuery>,
     headers: HeaderMap,
+    stopping: Option<Extension<Stopping>>,
 ) -> Result<Response, ApiError> {
     let after = resume_after(&headers, &query)?;
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     drop(connection);
-    Ok(stream(app.events.subscribe(Some(vec![row.id]), after).await?))
+    Ok(stream(app.events.subscribe(Some(vec![row.id]), after).await?, stopping))
 }
 
 /// Streams the events of all projects that the token may touch.
@@ -99,10 +100,11 @@ pub async fn stream_events(
     caller: Operator,
     Query(query): Query<EventQuery>,
     headers: HeaderMap,
+    stopping: Option<Extension<Stopping>>,
 ) -> Result<Response, ApiError> {
     let after = resume_after(&headers, &query)?;
     let projects = caller.projects.as_ref().map(|projects| projects.to_vec());
-    Ok(stream(app.events.subscribe(projects, after).await?))
+    Ok(stream(app.events.subscribe(projects, after).await?, stopping))
 }
 
 fn resume_after(headers: &HeaderMap, query: &EventQuery) -> Result<Option<i64>, ApiError> {
@@ -115,8 +117,14 @@ fn resume_after(headers: &HeaderMap, query: &EventQuery) -> Result<Option<i64>, 
     }
 }
 
-fn stream(subscription: Subscription) -> Response {
-    let body = Sse::new(frames(subscription)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+fn stream(subscription: Subscription, stopping: Option<Extension<Stopping>>) -> Response {
+    let stopped = async {
+        match stopping {
+            Some(Extension(stopping)) => stopping.stopped().await,
+            None => std::future::pending().await,
+        }
+    };
+    let body = Sse::new(frames(subscription).take_until(Box::pin(stopped))).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     // Proxies that buffer would hold events back.
     ([("x-accel-buffering", "no")], body).into_response()
 }
@@ -125,12 +133,10 @@ fn stream(subscription: Subscription) -> Response {
 fn frames(subscription: Subscription) -> impl Stream<Item = Result<Event, Infallible>> + Send {
     subscription
         .into_stream()
-        .map_while(|next| match next {
-            Ok(row) => Some(row),
-            Err(error) => {
-                tracing::warn!(error.cause = %error, "an event stream lost the database and was closed");
-                None
-            }
+        .scan((), |(), next| {
+            let row = next
+                .inspect_err(|error| tracing::warn!(error.cause = %error, "an event stream lost the database and was closed"));
+            std::future::ready(row.ok())
         })
         .map(|row| {
             let data = json!(EventAnswer::from(row.as_ref()));

@@ -134,7 +134,9 @@ pub async fn create_import(
     };
     store::import::insert(work.connection(), row.id, &import).await?;
     control::queue_import(work.connection(), &row, import.id).await?;
-    work.finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id }).await
+    let response = work.finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id }).await?;
+    app.job_wake.wake();
+    Ok(response)
 }
 
 /// The source as a real path inside the allowed folders; looks at the disk, so on a thread that may block.

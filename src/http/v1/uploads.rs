@@ -89,7 +89,9 @@ pub async fn upload_images(
     let queued = async {
         store::import::insert(work.connection(), row.id, &import).await?;
         control::queue_import(work.connection(), &row, import.id).await?;
-        work.finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id }).await
+        let response = work.finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id }).await?;
+    app.job_wake.wake();
+    Ok(response)
     };
     let answer: Result<Response, ApiError> = queued.await;
     if answer.is_err()

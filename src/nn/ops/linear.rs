@@ -11,7 +11,7 @@ use super::convolution::{Epilogue, multiply};
 use super::geometry::Window;
 use super::pack::PackedMatrix;
 use super::threads::install;
-use super::weight_gradient::{OutputGradient, add_weight_gradient};
+use super::weight_gradient::{OutputGradient, Part, add_weight_gradient};
 
 /// Rows of one piece of work.
 const ROW_SPAN: usize = 32;
@@ -107,8 +107,8 @@ fn weight_gradient(kernel: Kernel, x: &[f32], gradient: &[f32], depth: usize, wi
     install(|| {
         sum.par_chunks_mut(DEPTH_SPAN * depth).enumerate().for_each(|(span, sum)| {
             let first = span * DEPTH_SPAN;
-            let rows = first..first + sum.len() / depth;
-            add_weight_gradient(kernel, gradient, &window, OutputGradient { images: x, width: depth }, rows, sum);
+            let part = Part { depths: first..first + sum.len() / depth, columns: 0..depth };
+            add_weight_gradient(kernel, gradient, &window, OutputGradient { images: x, width: depth }, &part, sum);
         });
     });
     sum
@@ -153,7 +153,7 @@ mod tests {
     }
 
     fn difference(a: &Tensor, b: &Tensor) -> f32 {
-        let largest = (a - b).and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>());
+        let largest = a.sub(b).and_then(|difference| difference.abs()?.max_all()?.to_scalar::<f32>());
         largest.expect("same shapes")
     }
 
@@ -162,7 +162,7 @@ mod tests {
         for (rows, depth, width) in [(1, 1, 1), (3, 7, 10), (65, 64, 33), (40, 128, 200)] {
             let x = Var::from_tensor(&wave(rows, depth, 0.37))?;
             let weight = Var::from_tensor(&wave(width, depth, 0.11))?;
-            let bias = Var::from_tensor(&wave(1, width, 0.5)?.flatten_all()?)?;
+            let bias = Var::from_tensor(&wave(1, width, 0.5).flatten_all()?)?;
             let target = wave(rows, width, 0.23);
             let ours = linear(&x, &weight, &bias)?;
             let theirs = x.matmul(&weight.t()?)?.broadcast_add(&bias)?;

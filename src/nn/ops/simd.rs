@@ -28,7 +28,6 @@ pub(super) trait Simd: Copy {
     unsafe fn store_partial(to: *mut f32, value: Self::Vector, count: usize);
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     unsafe fn sub(a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a · b + c`, with one rounding where the processor can.
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -155,11 +154,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector {
-        Self::zip(a, b, |a, b| a * b)
-    }
-
-    #[inline(always)]
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         let product = |lane: usize| {
             // Without an instruction for it, `mul_add` is a library call a lane.
@@ -235,7 +229,6 @@ mod x86 {
             store_partial(to: *mut f32, value: __m256, count: usize) = _mm256_maskstore_ps(to, lane_mask(count), value);
             add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
             sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
-            mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
             mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
             max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
             where_positive(gate: __m256, value: __m256) -> __m256 =
@@ -259,7 +252,6 @@ mod x86 {
             store_partial(to: *mut f32, value: __m512, count: usize) = _mm512_mask_storeu_ps(to, (1 << count) - 1, value);
             add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
             sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
-            mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
             mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
             max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
             where_positive(gate: __m512, value: __m512) -> __m512 =

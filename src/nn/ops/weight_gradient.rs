@@ -32,9 +32,17 @@ pub struct OutputGradient<'a> {
     pub width: usize,
 }
 
-/// `sum[depth] += gather(source, row)[depth] · gradient[row]` over all rows of all images, for the depths in `depths`.
-///
-/// `sum` holds the rows `depths` of the row-major `[depth, width]` matrix (HWIO for a convolution).
+/// The part of the row-major `[depth, width]` matrix (HWIO for a convolution) that a call sums up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Rows of the matrix.
+    pub depths: Range<usize>,
+    /// Columns of the matrix.
+    pub columns: Range<usize>,
+}
+
+/// `sum[depth, column] += gather(source, row)[depth] · gradient[row, column]` over all rows of all images, for the
+/// depths and columns of `part`, which is what `sum` holds.
 ///
 /// # Panics
 /// When lengths don't fit the window.
@@ -43,20 +51,23 @@ pub fn add_weight_gradient(
     source: &[f32],
     window: &Window,
     gradient: OutputGradient<'_>,
-    depths: Range<usize>,
+    part: &Part,
     sum: &mut [f32],
 ) {
     let image_count = window.image_count(source, gradient.images.len(), gradient.width);
+    let Part { depths, columns } = part.clone();
     assert!(depths.start <= depths.end && depths.end <= window.depth(), "depths outside the matrix");
-    assert_eq!(sum.len(), depths.len() * gradient.width, "the sum has another size");
-    let panels = panels(kernel, BLOCK, gradient.width);
-    let packed_len = BLOCK * gradient.width.next_multiple_of(kernel.lanes());
+    assert!(columns.start <= columns.end && columns.end <= gradient.width, "columns outside the matrix");
+    assert_eq!(sum.len(), depths.len() * columns.len(), "the sum has another size");
+    let panels = panels(kernel, BLOCK, columns.len());
+    let packed_len = BLOCK * columns.len().next_multiple_of(kernel.lanes());
     PACKED.with_borrow_mut(|packed| {
         packed.reserve_len(packed_len);
-        let task = AddWeightGradient { source, window, gradient, depths, sum, image_count, panels: &panels, packed };
+        let task =
+            AddWeightGradient { source, window, gradient, depths, columns, sum, image_count, panels: &panels, packed };
         // SAFETY: `Window` and `image_count` guarantee that gathered runs and scattered rows of `width` floats lie
-        // inside their images; `sum` has one row of `width` floats for each depth; `packed` holds `BLOCK` rows of
-        // every panel.
+        // inside their images; `sum` has one row of `columns.len()` floats for each depth; `packed` holds `BLOCK` rows
+        // of every panel.
         unsafe { run(kernel, task) }
     });
 }
@@ -66,6 +77,7 @@ struct AddWeightGradient<'a> {
     window: &'a Window,
     gradient: OutputGradient<'a>,
     depths: Range<usize>,
+    columns: Range<usize>,
     sum: &'a mut [f32],
     image_count: usize,
     panels: &'a [Panel],
@@ -106,7 +118,7 @@ impl AddWeightGradient<'_> {
                 let column = vector * S::LANES;
                 // SAFETY: the panel's columns lie inside the pixel, and slot `slot` of the panel inside `packed`.
                 unsafe {
-                    let from = self.gradient.images.as_ptr().add(start + panel.column + column);
+                    let from = self.gradient.images.as_ptr().add(start + self.columns.start + panel.column + column);
                     let to = self.packed.as_mut_ptr().add(panel.start + slot * panel.vectors * S::LANES + column);
                     S::store(to, S::load_up_to(from, panel.columns - column));
                 }
@@ -129,10 +141,11 @@ impl AddWeightGradient<'_> {
                     unsafe {
                         let source = self.source.as_ptr().add(run.start + from - depth);
                         let gradient = self.packed.as_ptr().add(panel.start);
-                        let row = (from - self.depths.start) * self.gradient.width + panel.column;
+                        let width = self.columns.len();
+                        let row = (from - self.depths.start) * width + panel.column;
                         let sum = self.sum.as_mut_ptr().add(row);
                         let tile =
-                            Tile { source, gathers, gradient, sum, width: self.gradient.width, columns: panel.columns };
+                            Tile { source, gathers, gradient, sum, width, columns: panel.columns };
                         add_tile::<S>(tile, to - from, panel.vectors);
                     }
                 }

@@ -37,6 +37,6 @@ export class Balance {
     const colours = new Map(this.#classes.map((entry) => [entry.name, entry.colour]));
     const rows = Array.from(sums, ([name, count]) => ({ name, count, colour: colours.get(name) ?? "var(--muted)" }));
     const isEmpty = rows.every((row) => row.count === 0);
-    replaceChildren(this.#bars, isEmpty ? element("p", { class: "empty" }, text.balance.empty) : barList(rows, text.balance.title));
+    replaceChildren(this.#bars, isEmpty ? element("p", { class: "nothing" }, text.balance.empty) : barList(rows, text.balance.title));
   }
 }

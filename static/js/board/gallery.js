@@ -8,12 +8,12 @@ import { openDialog, problemText } from "../shell.js";
 import { strategyName } from "../shapes.js";
 import { text } from "../text.js";
 
-const PART_COUNT = 60;
+const PART_COUNT = 48;
 
 export class Gallery {
   #path;
   #select;
-  #grid = element("ul", { class: "gallery" });
+  #grid = element("ul", { class: "gallery", tabindex: "0", "aria-label": text.gallery.title });
   #more = element("button", { type: "button", class: "button", hidden: true }, text.gallery.more);
   #note = element("p", { class: "hint", role: "status" });
   #next = null;

@@ -16,7 +16,7 @@ export class Models {
   /** Shows `models`, the newest first. */
   show(models) {
     if (models.length === 0) {
-      replaceChildren(this.element, element("p", { class: "empty" }, text.models.empty));
+      replaceChildren(this.element, element("p", { class: "nothing" }, text.models.empty));
       return;
     }
     const rows = [...models].sort((a, b) => b.version - a.version).map((model) => this.#row(model));

@@ -10,13 +10,13 @@ export class Rounds {
 
   constructor(choose) {
     this.#choose = choose;
-    this.element = element("div", { class: "table-frame", tabindex: "0", role: "region", "aria-label": text.rounds.title });
+    this.element = element("div", { class: "table-frame", tabindex: "0", role: "group", "aria-label": text.rounds.title });
   }
 
   /** Shows `rounds`, the newest first. */
   show(rounds) {
     if (rounds.length === 0) {
-      replaceChildren(this.element, element("p", { class: "empty" }, text.rounds.empty));
+      replaceChildren(this.element, element("p", { class: "nothing" }, text.rounds.empty));
       return;
     }
     const names = text.rounds.columns;
@@ -39,7 +39,7 @@ export class Rounds {
       element("th", { scope: "row" }, element("button", { type: "button", class: "link", on: { click: () => this.#choose(round) } }, text.rounds.name(round.number))),
       element("td", {}, element("span", { class: `badge ${round.state}` }, text.roundStates[round.state] ?? round.state)),
       element("td", {}, text.strategies[round.strategy] ?? round.strategy ?? "–"),
-      element("td", { class: "number" }, text.progress.of(count(round.answeredCount), count(round.taskCount))),
+      element("td", { class: "number rounds-answered" }, text.progress.of(count(round.answeredCount), count(round.taskCount))),
       element("td", { class: "number" }, percent(round.testAccuracy), gain !== null && element("span", { class: gain >= 0 ? "gain" : "gain down" }, signed(gain))),
       element("td", {}, dayAndTime(round.openedAt)),
       element("td", { class: "number" }, span(round.openedAt, round.closedAt)),

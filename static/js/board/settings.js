@@ -50,10 +50,9 @@ function readChanges(inputs, project) {
 }
 
 async function save(project, changes, form) {
-  if (Object.keys(changes).length === 0) return true;
   if ("budget" in changes && !(await askBudget(project, changes.budget))) return false;
   try {
-    await call("PATCH", projectPath(project.name), { body: changes });
+    if (Object.keys(changes).length > 0) await call("PATCH", projectPath(project.name), { body: changes });
     toast(text.settings.done);
     return true;
   } catch (error) {

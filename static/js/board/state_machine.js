@@ -10,21 +10,22 @@ const WIDE = {
   size: [1000, 132],
   places: {
     empty: [66, 84], importing: [190, 84], ready: [314, 84], pretraining: [438, 84],
-    labeling: [574, 84], training: [698, 84], scoring: [822, 84], finished: [934, 84],
+    labeling: [562, 84], training: [686, 84], scoring: [810, 84], finished: [934, 84],
   },
   // The way back from scoring to labeling, over the top of training.
-  back: "M822 64 C822 14 574 14 574 62",
-  backWords: [698, 20],
+  back: "M810 66 C810 14 562 14 562 62",
+  backWords: [686, 20],
 };
 
 const NARROW = {
-  size: [340, 250],
+  size: [340, 230],
   places: {
-    empty: [58, 24], importing: [170, 24], ready: [282, 24], pretraining: [170, 84],
-    labeling: [58, 156], training: [170, 156], scoring: [282, 156], finished: [282, 224],
+    empty: [58, 24], importing: [170, 24], ready: [282, 24], pretraining: [282, 84],
+    labeling: [282, 144], training: [170, 144], scoring: [58, 144], finished: [58, 208],
   },
-  back: "M282 138 C282 104 58 104 58 136",
-  backWords: [230, 116],
+  // The way back runs under training here, beside the way down to finished.
+  back: "M92 164 C110 208 282 208 282 166",
+  backWords: [214, 212],
 };
 
 export class StateMachine {

@@ -43,6 +43,7 @@ export class Summary {
   #batch(project) {
     this.#seen = [];
     const round = project.round;
+    if (project.failure !== null) return null;
     if (project.state !== "labeling" || !round?.taskCount) return element("p", { class: "hint" }, text.board.idle[project.state] ?? "");
     const words = text.label.batch(round.number, count(round.answeredCount), count(round.taskCount));
     return element("div", { class: "job" }, element("div", { class: "job-head" }, element("span", {}, words)), progressBar(round.answeredCount / round.taskCount, words));

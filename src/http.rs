@@ -102,11 +102,11 @@ pub async fn serve(listener: TcpListener, state: AppState, stop: CancellationTok
 
 /// Tells a handler of endless streams when to end them.
 #[derive(Clone, Debug)]
-pub(crate) struct Stopping(CancellationToken);
+pub struct Stopping(CancellationToken);
 
 impl Stopping {
     /// Completes when the service stops.
-    pub(crate) async fn stopped(self) {
+    pub async fn stopped(self) {
         self.0.cancelled_owned().await;
     }
 }

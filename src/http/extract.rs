@@ -44,9 +44,11 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Query<T
         match parsed {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
             Err(rejection) => {
+                // axum writes "Failed to deserialize query string: <parameter>: <reason>".
                 let text = rejection.body_text();
-                let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason);
-                Err(ApiError::invalid(vec![field_error("query", reason)]))
+                let found = text.split_once(": ").map_or(text.as_str(), |(_, found)| found);
+                let (parameter, reason) = found.split_once(": ").unwrap_or((".", found));
+                Err(ApiError::invalid(vec![field_error(parameter, reason)]))
             }
         }
     }
@@ -123,7 +125,7 @@ fn field_error(path: &str, reason: &str) -> FieldError {
         .find_map(|start| reason.strip_prefix(start))
         .and_then(|rest| rest.split_once('`'))
         .map(|(name, _)| name);
-    let parent = if path == "." || path == "query" { "" } else { path };
+    let parent = if path == "." { "" } else { path };
     let field = match named {
         Some(name) if parent.is_empty() => name.to_owned(),
         Some(name) if parent == name || parent.ends_with(&format!(".{name}")) => parent.to_owned(),

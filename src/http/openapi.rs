@@ -15,6 +15,8 @@ use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr, Required, Response a
 use super::auth::SESSION_COOKIE;
 use super::problem::{PROBLEM_JSON, Problem};
 use super::v1::classes::{ClassChanges, ClassLook};
+use super::v1::exports::ExportFormat;
+use crate::domain::item::Split;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -26,7 +28,7 @@ use super::v1::classes::{ClassChanges, ClassLook};
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
         contact(),
     ),
-    components(schemas(Problem, ClassChanges, ClassLook)),
+    components(schemas(Problem, ClassChanges, ClassLook, ExportFormat, Split)),
     security(("token" = []), ("session" = [])),
     tags(
         (name = "projects", description = "Made, changed, deleted"),

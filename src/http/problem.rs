@@ -297,7 +297,8 @@ pub async fn normalize(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let response = next.run(request).await;
     let status = response.status();
-    let ours = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == PROBLEM_JSON);
+    // What is JSON was written by a handler: a problem, or `/readyz` saying what is away.
+    let ours = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == PROBLEM_JSON || value == "application/json");
     if ours || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }

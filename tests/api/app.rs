@@ -20,7 +20,6 @@ use gleaner::store::round;
 use gleaner::store::task::{self, BatchOrigin, NewTask, Suggestion};
 use gleaner::store::testing::TestDatabase;
 use gleaner::store::{self, Store};
-use sqlx::{AssertSqlSafe, ConnectOptions};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -46,7 +45,7 @@ pub struct App {
     /// A folder that server-side imports may read.
     pub import_root: PathBuf,
     client: reqwest::Client,
-    database: TestDatabase,
+    _database: TestDatabase,
     stop: CancellationToken,
     _server: AbortOnDropHandle<()>,
     _home: TempDir,
@@ -65,9 +64,14 @@ pub async fn spawn_app() -> App {
 
 /// Starts a server whose state is changed first.
 pub async fn spawn_app_with(change: impl FnOnce(&mut AppState)) -> App {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let database = TestDatabase::create().await;
     let store = database.store().clone();
+    spawn_app_on(database, store, change).await
+}
+
+/// Starts a server that reaches its database through `store`.
+pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnOnce(&mut AppState)) -> App {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let home = tempfile::tempdir().expect("a scratch folder");
     let folder = |name: &str| {
         let path = home.path().canonicalize().expect("a real path").join(name);
@@ -103,7 +107,7 @@ pub async fn spawn_app_with(change: impl FnOnce(&mut AppState)) -> App {
         state,
         import_root,
         client: reqwest::Client::builder().build().expect("a client"),
-        database,
+        _database: database,
         stop,
         _server: AbortOnDropHandle::new(server),
         _home: home,
@@ -208,28 +212,6 @@ impl App {
     pub async fn sql(&self, sql: &'static str) {
         let mut connection = self.state.store.acquire().await.expect("a connection");
         sqlx::raw_sql(sql).execute(&mut *connection).await.expect("the statement runs");
-    }
-
-    /// Takes the database away: its sessions end and new ones are refused.
-    pub async fn close_database_to_clients(&self) {
-        self.set_database_open(false).await;
-    }
-
-    /// Gives the database back.
-    pub async fn open_database_to_clients(&self) {
-        self.set_database_open(true).await;
-    }
-
-    async fn set_database_open(&self, open: bool) {
-        let options = self.database.options();
-        let name = options.get_database().expect("a name").to_owned();
-        let mut connection = options.database("postgres").connect().await.expect("a connection to the server");
-        let alter = format!("alter database {name} allow_connections {open}");
-        sqlx::raw_sql(AssertSqlSafe(alter)).execute(&mut connection).await.expect("the switch");
-        if !open {
-            let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
-            sqlx::query(end).bind(name).execute(&mut connection).await.expect("the sessions end");
-        }
     }
 
     /// A project of three classes over 8×8 grey images, without items.

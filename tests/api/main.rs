@@ -11,4 +11,5 @@ mod imports;
 mod items;
 mod labeling;
 mod projects;
+mod proxy;
 mod results;

@@ -176,7 +176,8 @@ async fn parse_text<T: serde::de::DeserializeOwned>(name: &str, field: Field<'_>
     parse_value(serde_json::Value::String(text)).map_err(|error| error.below(name))
 }
 
-fn refuse(error: MultipartError) -> ApiError {
+/// The answer to a form that broke off or is too large.
+pub(super) fn refuse(error: MultipartError) -> ApiError {
     match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             ApiError::new(ProblemKind::TooLarge, "the upload is larger than this service takes; send it in parts")

@@ -24,6 +24,7 @@ pub mod store;
 pub mod access;
 pub mod events;
 
+pub mod figures;
 pub mod import;
 pub mod labeling;
 pub mod rounds;

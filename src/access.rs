@@ -18,7 +18,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The key file could not be read or made.
-    #[error("the key file {path} can't be used: {source}; check that its folder belongs to the user gleaner runs as")]
+    #[error(
+        "the key file {path} can't be used: {source}; check that its folder belongs to the user gleaner runs as"
+    )]
     KeyFile {
         /// Where the key lies.
         path: PathBuf,
@@ -26,7 +28,9 @@ pub enum AccessError {
         source: io::Error,
     },
     /// The key file holds something else than a key.
-    #[error("the key file {path} holds no key of 64 hexadecimal digits; remove it to have a new one made (pages will have to log in again)")]
+    #[error(
+        "the key file {path} holds no key of 64 hexadecimal digits; remove it to have a new one made (pages will have to log in again)"
+    )]
     KeyMalformed {
         /// Where the key lies.
         path: PathBuf,

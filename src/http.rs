@@ -22,9 +22,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::{Extension, Router};
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
+use axum::{Extension, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -87,9 +87,14 @@ impl AppState {
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers requests on `listener` until `stop` is cancelled; then lets those under way end, and event streams end at once.
-pub async fn serve(listener: TcpListener, state: AppState, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let service = router(state).layer(Extension(Stopping(stop.clone())));
-    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server =
+        axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let too_long = async {
         stop.cancelled().await;
         tokio::time::sleep(STOP_PATIENCE).await;
@@ -114,7 +119,10 @@ impl Stopping {
 /// The whole service as one router.
 pub fn router(state: AppState) -> Router {
     let upload_limit = DefaultBodyLimit::max(state.upload_max_bytes);
-    let quick = api().split_for_parts().0.layer(DefaultBodyLimit::max(JSON_MAX_BYTES));
+    let quick = api()
+        .split_for_parts()
+        .0
+        .layer(DefaultBodyLimit::max(JSON_MAX_BYTES));
     let uploads = uploads().split_for_parts().0.layer(upload_limit);
     let open = Router::new()
         .route("/openapi.json", get(openapi::document))
@@ -125,16 +133,25 @@ pub fn router(state: AppState) -> Router {
         .route("/label/{project}", get(pages::label_page))
         .route("/projects/{project}", get(pages::project_page))
         .route("/static/{*path}", get(pages::static_file));
-    let routes = layers::with_timeout(quick.merge(open)).merge(uploads).fallback(problem::unknown_path);
+    let routes = layers::with_timeout(quick.merge(open))
+        .merge(uploads)
+        .fallback(problem::unknown_path);
     layers::wrap(routes.with_state(state))
 }
 
 /// Routes that answer at once (streams begin at once).
 fn api() -> OpenApiRouter<AppState> {
-    use v1::{control, curve, events, exports, imports, items, labels, leases, me, models, projects, rounds, tasks, tokens};
+    use v1::{
+        control, curve, events, exports, imports, items, labels, leases, me, models, projects,
+        rounds, tasks, tokens,
+    };
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(projects::create_project, projects::list_projects))
-        .routes(routes!(projects::get_project, projects::change_project, projects::delete_project))
+        .routes(routes!(
+            projects::get_project,
+            projects::change_project,
+            projects::delete_project
+        ))
         .routes(routes!(control::start_project))
         .routes(routes!(control::pause_project))
         .routes(routes!(control::resume_project))

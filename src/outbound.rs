@@ -46,7 +46,9 @@ pub enum OutboundError {
         detail: String,
     },
     /// The answer has another form than it should.
-    #[error("{url} answered something else than expected: {source}; check that it is a gleaner of this version")]
+    #[error(
+        "{url} answered something else than expected: {source}; check that it is a gleaner of this version"
+    )]
     Unexpected {
         /// What was called.
         url: String,
@@ -74,13 +76,20 @@ impl ApiClient {
             .user_agent(concat!("gleaner/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(OutboundError::Setup)?;
-        Ok(Self { client, base_url: base_url.trim_end_matches('/').to_owned(), token: token.to_owned() })
+        Ok(Self {
+            client,
+            base_url: base_url.trim_end_matches('/').to_owned(),
+            token: token.to_owned(),
+        })
     }
 
     /// The same service with another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
-        Self { token: token.to_owned(), ..self.clone() }
+        Self {
+            token: token.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// GET of a path below `/api/v1`.
@@ -89,13 +98,19 @@ impl ApiClient {
     }
 
     /// POST to a path below `/api/v1`, with a fresh idempotency key.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, OutboundError> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, OutboundError> {
         self.call(Method::POST, path, Some(body)).await
     }
 
     /// DELETE of a path below `/api/v1`; what is answered doesn't matter.
     pub async fn delete(&self, path: &str) -> Result<(), OutboundError> {
-        self.call::<Value, Value>(Method::DELETE, path, None).await.map(drop)
+        self.call::<Value, Value>(Method::DELETE, path, None)
+            .await
+            .map(drop)
     }
 
     /// Sends a request until it is answered for good, or patience runs out.
@@ -109,7 +124,10 @@ impl ApiClient {
         let key = Uuid::now_v7().to_string();
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let mut request = self.client.request(method.clone(), &url).bearer_auth(&self.token);
+            let mut request = self
+                .client
+                .request(method.clone(), &url)
+                .bearer_auth(&self.token);
             if method == Method::POST {
                 request = request.header("idempotency-key", &key);
             }
@@ -117,7 +135,10 @@ impl ApiClient {
                 request = request.json(body);
             }
             let failure = match attempt(request, &url).await {
-                Ok(bytes) => return parse(&bytes).map_err(|source| OutboundError::Unexpected { url, source }),
+                Ok(bytes) => {
+                    return parse(&bytes)
+                        .map_err(|source| OutboundError::Unexpected { url, source });
+                }
                 Err(failure) => failure,
             };
             match failure.pause {
@@ -139,26 +160,41 @@ struct Failure {
 
 async fn attempt(request: reqwest::RequestBuilder, url: &str) -> Result<Vec<u8>, Failure> {
     let unreachable = |source| Failure {
-        error: OutboundError::Unreachable { url: url.to_owned(), source },
+        error: OutboundError::Unreachable {
+            url: url.to_owned(),
+            source,
+        },
         pause: Some(REPEAT_PAUSE),
     };
     let response = request.send().await.map_err(unreachable)?;
     let status = response.status();
-    let named = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+    let named = response
+        .headers()
+        .get("retry-after")
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     let bytes = response.bytes().await.map_err(unreachable)?;
     if status.is_success() {
         return Ok(bytes.to_vec());
     }
     let passing = matches!(
         status,
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::REQUEST_TIMEOUT
     );
     let detail = serde_json::from_slice::<Value>(&bytes)
         .ok()
         .and_then(|problem| problem["detail"].as_str().map(str::to_owned))
         .unwrap_or_else(|| "no reason given".to_owned());
     let pause = passing.then(|| named.map_or(REPEAT_PAUSE, Duration::from_secs));
-    Err(Failure { error: OutboundError::Refused { url: url.to_owned(), status, detail }, pause })
+    Err(Failure {
+        error: OutboundError::Refused {
+            url: url.to_owned(),
+            status,
+            detail,
+        },
+        pause,
+    })
 }
 
 /// An empty answer (204) counts as null.

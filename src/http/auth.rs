@@ -84,20 +84,32 @@ impl MaybeCaller {
 impl FromRequestParts<AppState> for MaybeCaller {
     type Rejection = std::convert::Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Self::Rejection> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &AppState,
+    ) -> Result<Self, Self::Rejection> {
         Ok(Self(authenticate(app, parts).await))
     }
 }
 
 fn require(principal: &Principal, role: Role) -> Result<(), ApiError> {
-    if principal.has_role(role) { Ok(()) } else { Err(ApiError::needs_role(role, principal.role)) }
+    if principal.has_role(role) {
+        Ok(())
+    } else {
+        Err(ApiError::needs_role(role, principal.role))
+    }
 }
 
 /// Finds the caller of a request by its bearer token, or by its cookie when it has none.
 async fn authenticate(app: &AppState, parts: &Parts) -> Result<Principal, ApiError> {
     let principal = if let Some(header) = parts.headers.get(AUTHORIZATION) {
-        let text = header.to_str().ok().and_then(bearer).and_then(TokenText::parse);
-        let text = text.ok_or_else(|| unauthenticated("the Authorization header must be 'Bearer <token>'"))?;
+        let text = header
+            .to_str()
+            .ok()
+            .and_then(bearer)
+            .and_then(TokenText::parse);
+        let text = text
+            .ok_or_else(|| unauthenticated("the Authorization header must be 'Bearer <token>'"))?;
         principal_of_text(app, &text).await?
     } else if let Some(value) = cookie(&parts.headers, SESSION_COOKIE) {
         let token = session::open(&app.key, value, Utc::now())
@@ -107,7 +119,9 @@ async fn authenticate(app: &AppState, parts: &Parts) -> Result<Principal, ApiErr
         }
         principal_of_id(app, token).await?
     } else {
-        return Err(unauthenticated("send 'Authorization: Bearer <token>', or log in on the page"));
+        return Err(unauthenticated(
+            "send 'Authorization: Bearer <token>', or log in on the page",
+        ));
     };
     tracing::Span::current().record("caller.token", tracing::field::display(principal.token));
     Ok(principal)
@@ -126,7 +140,8 @@ pub async fn principal_of_text(app: &AppState, text: &TokenText) -> Result<Princ
 pub async fn principal_of_id(app: &AppState, token: TokenId) -> Result<Principal, ApiError> {
     let mut connection = app.store.acquire().await?;
     let row = store::token::find(&mut connection, token).await?;
-    row.and_then(live_principal).ok_or_else(|| unauthenticated("the token of this session is expired or revoked"))
+    row.and_then(live_principal)
+        .ok_or_else(|| unauthenticated("the token of this session is expired or revoked"))
 }
 
 fn live_principal(row: TokenRow) -> Option<Principal> {
@@ -164,7 +179,10 @@ pub fn check_origin(method: &Method, headers: &HeaderMap) -> Result<(), ApiError
     let own = match text("sec-fetch-site") {
         Some(site) => site == "same-origin",
         // Older browsers send Origin alone; it names scheme and host, of which the proxy may have changed the scheme.
-        None => match (text(ORIGIN.as_str()).and_then(|origin| origin.split_once("://")), text(HOST.as_str())) {
+        None => match (
+            text(ORIGIN.as_str()).and_then(|origin| origin.split_once("://")),
+            text(HOST.as_str()),
+        ) {
             (Some((_, origin_host)), Some(host)) => origin_host == host,
             _ => false,
         },
@@ -174,7 +192,9 @@ pub fn check_origin(method: &Method, headers: &HeaderMap) -> Result<(), ApiError
     }
     Err(ApiError::new(
         ProblemKind::Forbidden,
-        format!("a {method} with a session cookie must come from a page of this service; tools send a bearer token instead"),
+        format!(
+            "a {method} with a session cookie must come from a page of this service; tools send a bearer token instead"
+        ),
     ))
 }
 
@@ -188,7 +208,8 @@ pub async fn find_project(
         Ok(id) => store::project::find(connection, id).await?,
         Err(_) => store::project::find_by_name(connection, key).await?,
     };
-    row.filter(|row| caller.may_touch(row.id)).ok_or_else(|| ApiError::not_found("project", key))
+    row.filter(|row| caller.may_touch(row.id))
+        .ok_or_else(|| ApiError::not_found("project", key))
 }
 
 #[cfg(test)]
@@ -198,7 +219,15 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.parse().expect("a name"), HeaderValue::from_static(value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    name.parse().expect("a name"),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
     }
 
     #[rstest::rstest]
@@ -209,8 +238,14 @@ mod tests {
     #[case(&[("origin", "http://there"), ("host", "here:8080")], false)]
     #[case(&[("origin", "null"), ("host", "here:8080")], false)]
     #[case(&[], false)]
-    fn a_write_with_a_cookie_must_come_from_an_own_page(#[case] pairs: &[(&'static str, &'static str)], #[case] allowed: bool) {
-        assert_eq!(check_origin(&Method::POST, &headers(pairs)).is_ok(), allowed);
+    fn a_write_with_a_cookie_must_come_from_an_own_page(
+        #[case] pairs: &[(&'static str, &'static str)],
+        #[case] allowed: bool,
+    ) {
+        assert_eq!(
+            check_origin(&Method::POST, &headers(pairs)).is_ok(),
+            allowed
+        );
     }
 
     #[test]

@@ -12,13 +12,19 @@ const RETRY_AFTER_SECONDS: u32 = 2;
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => {
-                Self::unavailable("the database does not answer for now; nothing was changed, try again", RETRY_AFTER_SECONDS, error)
+            StoreError::Unavailable(_) => Self::unavailable(
+                "the database does not answer for now; nothing was changed, try again",
+                RETRY_AFTER_SECONDS,
+                error,
+            ),
+            StoreError::Retry(_) => Self::unavailable(
+                "a concurrent change won; nothing was changed, try again",
+                1,
+                error,
+            ),
+            StoreError::Conflict { .. } => {
+                Self::conflict("somebody else changed the same thing; read it again and repeat")
             }
-            StoreError::Retry(_) => {
-                Self::unavailable("a concurrent change won; nothing was changed, try again", 1, error)
-            }
-            StoreError::Conflict { .. } => Self::conflict("somebody else changed the same thing; read it again and repeat"),
             StoreError::Schema(_) | StoreError::Other(_) => Self::internal(error),
         }
     }
@@ -40,7 +46,9 @@ impl From<LabelingError> for ApiError {
     fn from(error: LabelingError) -> Self {
         let detail = error.to_string();
         match error {
-            LabelingError::UnknownTask(_) | LabelingError::UnknownLabel(_) => Self::new(ProblemKind::NotFound, detail),
+            LabelingError::UnknownTask(_) | LabelingError::UnknownLabel(_) => {
+                Self::new(ProblemKind::NotFound, detail)
+            }
             LabelingError::UnknownClass(_) => Self::invalid_field("class", detail),
             LabelingError::SomebodyElses(_) => Self::new(ProblemKind::Forbidden, detail),
             LabelingError::RoundMoved { .. }
@@ -57,10 +65,16 @@ impl From<BlobError> for ApiError {
     fn from(error: BlobError) -> Self {
         match error {
             BlobError::Missing { .. } | BlobError::Address { .. } => Self::internal(error),
-            BlobError::Full { .. } => Self::unavailable("the object store has no room left; an operator must make some", 60, error),
-            BlobError::Failed { .. } => {
-                Self::unavailable("the object store does not answer for now; try again", RETRY_AFTER_SECONDS, error)
-            }
+            BlobError::Full { .. } => Self::unavailable(
+                "the object store has no room left; an operator must make some",
+                60,
+                error,
+            ),
+            BlobError::Failed { .. } => Self::unavailable(
+                "the object store does not answer for now; try again",
+                RETRY_AFTER_SECONDS,
+                error,
+            ),
         }
     }
 }

@@ -62,11 +62,21 @@ pub async fn get_readiness(State(app): State<AppState>) -> Response {
     let (database, schema) = match app.store.schema_version().await {
         Ok(version) => {
             let current = version == Some(migrate::program_version());
-            (check("database", true, ""), check("schema", current, "the migrations are not current; run `gleaner migrate`"))
+            (
+                check("database", true, ""),
+                check(
+                    "schema",
+                    current,
+                    "the migrations are not current; run `gleaner migrate`",
+                ),
+            )
         }
         Err(error) => {
             tracing::warn!(error.cause = %error, "the database does not answer");
-            (check("database", false, "the database does not answer"), check("schema", false, "the database does not answer"))
+            (
+                check("database", false, "the database does not answer"),
+                check("schema", false, "the database does not answer"),
+            )
         }
     };
     let storage = match app.blob.exists(PROBE_KEY).await {
@@ -78,10 +88,18 @@ pub async fn get_readiness(State(app): State<AppState>) -> Response {
     };
     let checks = vec![database, schema, storage];
     let ready = checks.iter().all(|check| check.ok);
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, axum::Json(Readiness { ready, checks })).into_response()
 }
 
 fn check(name: &'static str, ok: bool, detail: &'static str) -> Check {
-    Check { name, ok, detail: (!ok).then_some(detail) }
+    Check {
+        name,
+        ok,
+        detail: (!ok).then_some(detail),
+    }
 }

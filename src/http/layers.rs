@@ -8,14 +8,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HeaderName, SET_COOKIE};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HeaderName, SET_COOKIE,
+};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::compression::predicate::Predicate;
 use tower_http::compression::CompressionLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::compression::predicate::Predicate;
+use tower_http::request_id::{
+    MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
+};
 use tower_http::sensitive_headers::SetSensitiveHeadersLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
@@ -31,7 +35,10 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 /// Lays a timeout on routes that answer at once; uploads go without it.
 pub fn with_timeout<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
-    router.layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, ANSWER_TIMEOUT))
+    router.layer(TimeoutLayer::with_status_code(
+        StatusCode::REQUEST_TIMEOUT,
+        ANSWER_TIMEOUT,
+    ))
 }
 
 /// Lays everything that all routes share around `router`; the first line is the innermost.
@@ -42,8 +49,17 @@ pub fn wrap(router: Router) -> Router {
         .layer(CompressionLayer::new().compress_when(CompressText))
         .layer(middleware::from_fn(harden))
         .layer(middleware::from_fn(metrics::track))
-        .layer(TraceLayer::new_for_http().make_span_with(request_span).on_request(()).on_failure(()))
-        .layer(SetSensitiveHeadersLayer::new([AUTHORIZATION, COOKIE, SET_COOKIE]))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(request_span)
+                .on_request(())
+                .on_failure(()),
+        )
+        .layer(SetSensitiveHeadersLayer::new([
+            AUTHORIZATION,
+            COOKIE,
+            SET_COOKIE,
+        ]))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
 }
@@ -61,15 +77,27 @@ async fn harden(request: Request, next: Next) -> Response {
         ("cross-origin-resource-policy", "same-origin"),
     ];
     for (name, value) in fixed {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
     }
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
 fn request_span(request: &Request) -> tracing::Span {
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or("");
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("", MatchedPath::as_str);
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or("");
     tracing::info_span!(
         "request",
         http.method = %request.method(),
@@ -85,10 +113,26 @@ struct CompressText;
 
 impl Predicate for CompressText {
     fn should_compress<B: HttpBody>(&self, response: &axum::http::Response<B>) -> bool {
-        let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-        let text = ["application/json", "application/x-ndjson", "text/html", "text/css", "text/csv", "text/javascript", "image/svg+xml"]
-            .iter()
-            .any(|kind| media_type.starts_with(kind));
-        text && response.body().size_hint().exact().is_none_or(|size_bytes| size_bytes >= 1024)
+        let media_type = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("");
+        let text = [
+            "application/json",
+            "application/x-ndjson",
+            "text/html",
+            "text/css",
+            "text/csv",
+            "text/javascript",
+            "image/svg+xml",
+        ]
+        .iter()
+        .any(|kind| media_type.starts_with(kind));
+        text && response
+            .body()
+            .size_hint()
+            .exact()
+            .is_none_or(|size_bytes| size_bytes >= 1024)
     }
 }

@@ -10,7 +10,9 @@ use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr, Required, Response as ApiResponse, ResponseBuilder};
+use utoipa::openapi::{
+    ContentBuilder, PathItem, Ref, RefOr, Required, Response as ApiResponse, ResponseBuilder,
+};
 
 use super::auth::SESSION_COOKIE;
 use super::problem::{PROBLEM_JSON, Problem};
@@ -46,7 +48,9 @@ struct Base;
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
     // The document is made of constants, and a test serializes it.
-    openapi().to_json().expect("a document made of constants can be serialized")
+    openapi()
+        .to_json()
+        .expect("a document made of constants can be serialized")
 });
 
 /// The document without paths, to which the routes add theirs.
@@ -61,18 +65,30 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let components = document.components.get_or_insert_default();
     components.security_schemes.insert(
         "token".to_owned(),
-        RefOr::T(SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("gl_…").build())),
+        RefOr::T(SecurityScheme::Http(
+            HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .bearer_format("gl_…")
+                .build(),
+        )),
     );
     components.security_schemes.insert(
         "session".to_owned(),
-        RefOr::T(SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE)))),
+        RefOr::T(SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(
+            SESSION_COOKIE,
+        )))),
     );
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
-            operation.responses.responses.insert("default".to_owned(), RefOr::T(problem_response()));
+            operation
+                .responses
+                .responses
+                .insert("default".to_owned(), RefOr::T(problem_response()));
         }
         if let Some(post) = &mut item.post {
-            post.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
+            post.parameters
+                .get_or_insert_default()
+                .push(RefOr::T(idempotency_key()));
         }
     }
     document
@@ -80,16 +96,36 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// `GET /openapi.json`.
 pub async fn document() -> Response {
-    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")], DOCUMENT.as_str()).into_response()
+    (
+        [
+            (CONTENT_TYPE, "application/json"),
+            (CACHE_CONTROL, "no-cache"),
+        ],
+        DOCUMENT.as_str(),
+    )
+        .into_response()
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete].into_iter().filter_map(Option::as_mut)
+    [
+        &mut item.get,
+        &mut item.post,
+        &mut item.put,
+        &mut item.patch,
+        &mut item.delete,
+    ]
+    .into_iter()
+    .filter_map(Option::as_mut)
 }
 
 fn problem_response() -> ApiResponse {
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    ResponseBuilder::new().description("What went wrong").content(PROBLEM_JSON, content).build()
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        .build();
+    ResponseBuilder::new()
+        .description("What went wrong")
+        .content(PROBLEM_JSON, content)
+        .build()
 }
 
 fn idempotency_key() -> Parameter {
@@ -133,7 +169,10 @@ mod tests {
         let text = document.to_string();
         for reference in text.split("\"#/components/schemas/").skip(1) {
             let name = reference.split('"').next().unwrap_or_default();
-            assert!(document["components"]["schemas"].get(name).is_some(), "no schema {name}");
+            assert!(
+                document["components"]["schemas"].get(name).is_some(),
+                "no schema {name}"
+            );
         }
     }
 }

@@ -29,9 +29,10 @@ use uuid::Uuid;
 
 /// The smallest PNG: one grey pixel.
 pub const PNG: &[u8] = &[
-    0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 13, b'I', b'H', b'D', b'R', 0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0,
-    0x3a, 0x7e, 0x9b, 0x55, 0, 0, 0, 10, b'I', b'D', b'A', b'T', 0x78, 0x9c, 0x63, 0x68, 0, 0, 0, 0x82, 0, 0x81, 0x77, 0xcd, 0x72,
-    0xb6, 0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xae, 0x42, 0x60, 0x82,
+    0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 13, b'I', b'H', b'D', b'R', 0, 0, 0,
+    1, 0, 0, 0, 1, 8, 0, 0, 0, 0, 0x3a, 0x7e, 0x9b, 0x55, 0, 0, 0, 10, b'I', b'D', b'A', b'T',
+    0x78, 0x9c, 0x63, 0x68, 0, 0, 0, 0x82, 0, 0x81, 0x77, 0xcd, 0x72, 0xb6, 0, 0, 0, 0, b'I', b'E',
+    b'N', b'D', 0xae, 0x42, 0x60, 0x82,
 ];
 
 /// A running server.
@@ -70,7 +71,11 @@ pub async fn spawn_app_with(change: impl FnOnce(&mut AppState)) -> App {
 }
 
 /// Starts a server that reaches its database through `store`.
-pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnOnce(&mut AppState)) -> App {
+pub async fn spawn_app_on(
+    database: TestDatabase,
+    store: Store,
+    change: impl FnOnce(&mut AppState),
+) -> App {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let home = tempfile::tempdir().expect("a scratch folder");
     let folder = |name: &str| {
@@ -81,8 +86,12 @@ pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnO
     let (import_root, scratch, blobs) = (folder("import"), folder("scratch"), folder("blobs"));
     let stop = CancellationToken::new();
     let mut state = AppState {
-        blob: Blob::open(&format!("file://{}", blobs.display()), home.path()).await.expect("a local object store"),
-        events: Events::start(store.clone(), stop.clone()).await.expect("events"),
+        blob: Blob::open(&format!("file://{}", blobs.display()), home.path())
+            .await
+            .expect("a local object store"),
+        events: Events::start(store.clone(), stop.clone())
+            .await
+            .expect("events"),
         round_counts: RoundCounts::new(store.clone(), SupervisorWake::new()),
         job_wake: JobWake::new(),
         key: SecretKey::from_bytes(&[7; 32]),
@@ -96,7 +105,9 @@ pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnO
         store,
     };
     change(&mut state);
-    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
+    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .await
+        .expect("a free port");
     let address = listener.local_addr().expect("an address");
     let served = http::serve(listener, state.clone(), stop.clone());
     let server = tokio::spawn(async move { served.await.expect("the server runs") });
@@ -114,10 +125,23 @@ pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnO
     }
 }
 
-async fn insert_token(store: &Store, role: Role, projects: Option<&[ProjectId]>) -> (TokenId, String) {
+async fn insert_token(
+    store: &Store,
+    role: Role,
+    projects: Option<&[ProjectId]>,
+) -> (TokenId, String) {
     let text = TokenText::mint(role).expect("random bytes");
     let mut connection = store.acquire().await.expect("a connection");
-    let id = store::token::insert(&mut connection, role, role.as_str(), &text.hash(), projects, None).await.expect("a token");
+    let id = store::token::insert(
+        &mut connection,
+        role,
+        role.as_str(),
+        &text.hash(),
+        projects,
+        None,
+    )
+    .await
+    .expect("a token");
     (id, text.expose().to_owned())
 }
 
@@ -142,10 +166,25 @@ impl Answer {
     #[track_caller]
     pub fn expect_problem(self, status: u16, slug: &str) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
-        assert_eq!(self.headers["content-type"], "application/problem+json", "{}", self.text);
-        assert_eq!(self.body["type"], format!("/problems/{slug}"), "{}", self.text);
+        assert_eq!(
+            self.headers["content-type"], "application/problem+json",
+            "{}",
+            self.text
+        );
+        assert_eq!(
+            self.body["type"],
+            format!("/problems/{slug}"),
+            "{}",
+            self.text
+        );
         assert_eq!(self.body["status"], status);
-        assert!(self.body["error_id"].as_str().is_some_and(|id| Uuid::parse_str(id).is_ok()), "{}", self.text);
+        assert!(
+            self.body["error_id"]
+                .as_str()
+                .is_some_and(|id| Uuid::parse_str(id).is_ok()),
+            "{}",
+            self.text
+        );
         self.body
     }
 
@@ -153,7 +192,12 @@ impl Answer {
     #[track_caller]
     pub fn expect_invalid(self, field: &str) -> Value {
         let body = self.expect_problem(422, "invalid");
-        let fields: Vec<_> = body["errors"].as_array().expect("fields").iter().map(|error| error["field"].clone()).collect();
+        let fields: Vec<_> = body["errors"]
+            .as_array()
+            .expect("fields")
+            .iter()
+            .map(|error| error["field"].clone())
+            .collect();
         assert_eq!(fields, [field], "{body}");
         body
     }
@@ -164,7 +208,12 @@ pub async fn send(request: RequestBuilder) -> Answer {
     let response = request.send().await.expect("an answer");
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.expect("a body");
-    Answer { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null), text }
+    Answer {
+        status,
+        headers,
+        body: serde_json::from_str(&text).unwrap_or(Value::Null),
+        text,
+    }
 }
 
 impl App {
@@ -195,7 +244,12 @@ impl App {
 
     /// POST as admin under an idempotency key.
     pub async fn post_with_key(&self, key: &str, path: &str, body: Value) -> Answer {
-        send(self.request(&self.admin, Method::POST, path).header("idempotency-key", key).json(&body)).await
+        send(
+            self.request(&self.admin, Method::POST, path)
+                .header("idempotency-key", key)
+                .json(&body),
+        )
+        .await
     }
 
     /// The text of a fresh token.
@@ -205,13 +259,18 @@ impl App {
 
     /// The text of a fresh token for some projects only.
     pub async fn scoped_token(&self, role: Role, projects: &[ProjectId]) -> String {
-        insert_token(&self.state.store, role, Some(projects)).await.1
+        insert_token(&self.state.store, role, Some(projects))
+            .await
+            .1
     }
 
     /// Runs SQL on the database, as no client could.
     pub async fn sql(&self, sql: &'static str) {
         let mut connection = self.state.store.acquire().await.expect("a connection");
-        sqlx::raw_sql(sql).execute(&mut *connection).await.expect("the statement runs");
+        sqlx::raw_sql(sql)
+            .execute(&mut *connection)
+            .await
+            .expect("the statement runs");
     }
 
     /// A project of three classes over 8×8 grey images, without items.
@@ -222,9 +281,15 @@ impl App {
     /// As `create_project`, with further settings.
     pub async fn create_project_with(&self, name: &str, settings: Value) -> ProjectId {
         let mut body = json!({"name": name, "classes": ["bag", "coat", "shirt"], "image": {"size": 8, "channels": 1}});
-        body.as_object_mut().expect("an object").extend(settings.as_object().expect("an object").clone());
+        body.as_object_mut()
+            .expect("an object")
+            .extend(settings.as_object().expect("an object").clone());
         let answer = self.post("/api/v1/projects", body).await.expect(201);
-        answer["id"].as_str().expect("an id").parse().expect("a UUID")
+        answer["id"]
+            .as_str()
+            .expect("an id")
+            .parse()
+            .expect("a UUID")
     }
 
     /// Adds pool items `pool/0`, `pool/1`, …, all with the one-pixel PNG as original.
@@ -236,7 +301,14 @@ impl App {
                returning id
              )
              insert into segment (id, project, import, number, item_count, size, channels) select $3, $2, id, 0, $4, 8, 1 from i";
-        sqlx::query(sql).bind(import).bind(project.0).bind(segment).bind(count).execute(&mut *connection).await.expect("a segment");
+        sqlx::query(sql)
+            .bind(import)
+            .bind(project.0)
+            .bind(segment)
+            .bind(count)
+            .execute(&mut *connection)
+            .await
+            .expect("a segment");
         let ids: Vec<ItemId> = (0..count).map(|_| ItemId::generate()).collect();
         let uuids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let sql = "insert into item (id, project, segment, segment_row, pack_offset, pack_length, media_type, name, split, width, height, channels,
@@ -244,25 +316,63 @@ impl App {
              select id, $2, $3, place - 1, 0, $4, 'image/png', 'pool/' || (place - 1), 'pool', 1, 1, 1, sha256(id::text::bytea)
              from unnest($1::uuid[]) with ordinality as fresh (id, place)";
         let length = i32::try_from(PNG.len()).expect("a small image");
-        sqlx::query(sql).bind(uuids).bind(project.0).bind(segment).bind(length).execute(&mut *connection).await.expect("items");
+        sqlx::query(sql)
+            .bind(uuids)
+            .bind(project.0)
+            .bind(segment)
+            .bind(length)
+            .execute(&mut *connection)
+            .await
+            .expect("items");
         let key = gleaner::blob::pack_key(project, gleaner::domain::ids::SegmentId(segment));
-        self.state.blob.put(&key, PNG.to_vec()).await.expect("a pack");
+        self.state
+            .blob
+            .put(&key, PNG.to_vec())
+            .await
+            .expect("a pack");
         let sql = "update project set state = 'ready' where id = $1 and state = 'empty'";
-        sqlx::query(sql).bind(project.0).execute(&mut *connection).await.expect("a ready project");
+        sqlx::query(sql)
+            .bind(project.0)
+            .execute(&mut *connection)
+            .await
+            .expect("a ready project");
         ids
     }
 
     /// Opens round `number` of a project with one task an item, all from `source`, and a guess for each.
-    pub async fn open_round(&self, project: ProjectId, number: i32, items: &[ItemId], source: TaskSource) {
+    pub async fn open_round(
+        &self,
+        project: ProjectId,
+        number: i32,
+        items: &[ItemId],
+        source: TaskSource,
+    ) {
         let mut tx = self.state.store.begin().await.expect("a transaction");
-        let row = store::project::find(&mut tx, project).await.expect("a query").expect("the project");
-        for (from, to) in [(ProjectState::Ready, ProjectState::Pretraining), (ProjectState::Pretraining, ProjectState::Labeling)] {
-            round::move_project(&mut tx, project, from, to).await.expect("a move");
+        let row = store::project::find(&mut tx, project)
+            .await
+            .expect("a query")
+            .expect("the project");
+        for (from, to) in [
+            (ProjectState::Ready, ProjectState::Pretraining),
+            (ProjectState::Pretraining, ProjectState::Labeling),
+        ] {
+            round::move_project(&mut tx, project, from, to)
+                .await
+                .expect("a move");
         }
         let count = i32::try_from(items.len()).expect("a small batch");
-        let (id, state, strategy) = (RoundId::generate(), RoundState::Labeling, Strategy::default());
-        round::open(&mut tx, id, project, number, state, &strategy, None, count).await.expect("a round");
-        let guess = Suggestion { class: gleaner::domain::project::ClassIndex(1), probability: 0.75 };
+        let (id, state, strategy) = (
+            RoundId::generate(),
+            RoundState::Labeling,
+            Strategy::default(),
+        );
+        round::open(&mut tx, id, project, number, state, &strategy, None, count)
+            .await
+            .expect("a round");
+        let guess = Suggestion {
+            class: gleaner::domain::project::ClassIndex(1),
+            probability: 0.75,
+        };
         let tasks: Vec<_> = (0..)
             .zip(items)
             .map(|(rank, item)| NewTask {
@@ -282,7 +392,9 @@ impl App {
             model_version: None,
             votes_per_task: row.settings.votes_per_task,
         };
-        task::create_all(&mut tx, origin, &tasks).await.expect("tasks");
+        task::create_all(&mut tx, origin, &tasks)
+            .await
+            .expect("tasks");
         tx.commit().await.expect("a commit");
     }
 
@@ -297,7 +409,10 @@ impl App {
     /// Leases up to `count` tasks for a token.
     pub async fn lease(&self, token: &str, project: &str, count: u32) -> Vec<Value> {
         let path = format!("/api/v1/projects/{project}/leases");
-        let answer = self.post_as(token, &path, json!({"count": count})).await.expect(200);
+        let answer = self
+            .post_as(token, &path, json!({"count": count}))
+            .await
+            .expect(200);
         answer["tasks"].as_array().expect("tasks").clone()
     }
 
@@ -305,7 +420,10 @@ impl App {
     pub async fn label(&self, token: &str, project: &str, task: &Value, class: &str) -> Value {
         let path = format!("/api/v1/projects/{project}/labels");
         let label = json!({"task": task["task"], "class": class, "attempt": task["attempt"]});
-        let answer = self.post_as(token, &path, json!({"labels": [label]})).await.expect(200);
+        let answer = self
+            .post_as(token, &path, json!({"labels": [label]}))
+            .await
+            .expect(200);
         answer["results"][0].clone()
     }
 }
@@ -322,7 +440,9 @@ pub fn form(parts: &[(&str, Option<&str>, &[u8])]) -> (String, Vec<u8>) {
     let boundary = "gleaner-test-boundary";
     let mut body = Vec::new();
     for (field, file_name, content) in parts {
-        let file_name = file_name.map(|name| format!("; filename=\"{name}\"")).unwrap_or_default();
+        let file_name = file_name
+            .map(|name| format!("; filename=\"{name}\""))
+            .unwrap_or_default();
         body.extend_from_slice(format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{field}\"{file_name}\r\n\r\n").as_bytes());
         body.extend_from_slice(content);
         body.extend_from_slice(b"\r\n");

@@ -7,12 +7,22 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::domain::field_error::FieldError;
-use crate::http::extract::parse_value;
-use crate::http::problem::ApiError;
 use crate::domain::ids::ProjectId;
 use crate::domain::project::{ClassIndex, validate_class_names};
+use crate::http::extract::parse_value;
+use crate::http::problem::ApiError;
 use crate::store::class::{self, ClassRow, NewClass};
 use crate::store::{PgConnection, StoreError};
+
+/// What stands for a class in a list: its name, or the class with how it is shown.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum ClassEntry {
+    /// The name alone.
+    Name(String),
+    /// Name, colour and hotkey.
+    Shown(ClassInput),
+}
 
 /// A class as it is sent: its name alone, or with how it is shown.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
@@ -38,7 +48,7 @@ pub struct ClassChanges {
     /// Classes without any label that go.
     remove: Vec<String>,
     /// New classes, by name or with colour and hotkey; models know them from the next training on.
-    #[schema(value_type = Vec<ClassInput>)]
+    #[schema(value_type = Vec<ClassEntry>)]
     add: Value,
     /// Colours and hotkeys by class.
     show: BTreeMap<String, ClassLook>,
@@ -71,12 +81,23 @@ pub fn new_classes(classes: &[ClassInput]) -> Vec<NewClass> {
 /// A list of classes as a request holds it; errors name the entry below `field`.
 pub fn parse_classes(list: Value, field: &str) -> Result<Vec<ClassInput>, ApiError> {
     let Value::Array(entries) = list else {
-        return Err(ApiError::invalid_field(field, "must be a list of class names"));
+        return Err(ApiError::invalid_field(
+            field,
+            "must be a list of class names",
+        ));
     };
     let parse = |(index, entry)| match entry {
-        Value::String(name) => Ok(ClassInput { name, ..ClassInput::default() }),
-        object @ Value::Object(_) => parse_value(object).map_err(|error| error.below(&format!("{field}.{index}"))),
-        _ => Err(ApiError::invalid_field(format!("{field}.{index}"), "must be a name, or an object with name, colour and hotkey")),
+        Value::String(name) => Ok(ClassInput {
+            name,
+            ..ClassInput::default()
+        }),
+        object @ Value::Object(_) => {
+            parse_value(object).map_err(|error| error.below(&format!("{field}.{index}")))
+        }
+        _ => Err(ApiError::invalid_field(
+            format!("{field}.{index}"),
+            "must be a name, or an object with name, colour and hotkey",
+        )),
     };
     entries.into_iter().enumerate().map(parse).collect()
 }
@@ -95,14 +116,27 @@ pub fn validate_looks(classes: &[ClassInput]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut keys = HashSet::new();
     for (index, class) in classes.iter().enumerate() {
-        if class.colour.as_deref().is_some_and(|colour| !is_colour(colour)) {
-            errors.push(FieldError::new(format!("classes.{index}.colour"), "must be written #rrggbb"));
+        if class
+            .colour
+            .as_deref()
+            .is_some_and(|colour| !is_colour(colour))
+        {
+            errors.push(FieldError::new(
+                format!("classes.{index}.colour"),
+                "must be written #rrggbb",
+            ));
         }
         if let Some(key) = class.hotkey.as_deref() {
             if !is_hotkey(key) {
-                errors.push(FieldError::new(format!("classes.{index}.hotkey"), "must be one character that isn't blank"));
+                errors.push(FieldError::new(
+                    format!("classes.{index}.hotkey"),
+                    "must be one character that isn't blank",
+                ));
             } else if !keys.insert(key.to_lowercase()) {
-                errors.push(FieldError::new(format!("classes.{index}.hotkey"), format!("'{key}' answers with another class")));
+                errors.push(FieldError::new(
+                    format!("classes.{index}.hotkey"),
+                    format!("'{key}' answers with another class"),
+                ));
             }
         }
     }
@@ -115,7 +149,10 @@ fn is_colour(text: &str) -> bool {
 
 fn is_hotkey(text: &str) -> bool {
     let mut characters = text.chars();
-    characters.next().is_some_and(|c| !c.is_whitespace() && !c.is_control()) && characters.next().is_none()
+    characters
+        .next()
+        .is_some_and(|c| !c.is_whitespace() && !c.is_control())
+        && characters.next().is_none()
 }
 
 /// Carries out changes of a project's classes; the caller holds the project's lock.
@@ -131,15 +168,28 @@ pub async fn change_classes(
         remove_class(connection, project, index, name).await?;
         classes.retain(|class| class.index != index);
     }
-    let added = if changes.add.is_null() { Vec::new() } else { parse_classes(changes.add, "classes.add")? };
+    let added = if changes.add.is_null() {
+        Vec::new()
+    } else {
+        parse_classes(changes.add, "classes.add")?
+    };
     class::insert_all(connection, project, &new_classes(&added)).await?;
     let mut classes = class::list(connection, project).await?;
     for (name, look) in changes.show {
         let index = find_class(&classes, &name, "classes.show")?;
-        let Some(class) = classes.iter_mut().find(|class| class.index == index) else { continue };
+        let Some(class) = classes.iter_mut().find(|class| class.index == index) else {
+            continue;
+        };
         class.colour = look.colour.unwrap_or_else(|| class.colour.take());
         class.hotkey = look.hotkey.unwrap_or_else(|| class.hotkey.take());
-        class::set_look(connection, project, index, class.colour.as_deref(), class.hotkey.as_deref()).await?;
+        class::set_look(
+            connection,
+            project,
+            index,
+            class.colour.as_deref(),
+            class.hotkey.as_deref(),
+        )
+        .await?;
     }
     validate_result(&classes)
 }
@@ -170,7 +220,11 @@ async fn remove_class(
     index: ClassIndex,
     name: &str,
 ) -> Result<(), ApiError> {
-    let in_use = || ApiError::conflict(format!("class '{name}' has labels, so it can't be removed; rename it instead"));
+    let in_use = || {
+        ApiError::conflict(format!(
+            "class '{name}' has labels, so it can't be removed; rename it instead"
+        ))
+    };
     match class::remove(connection, project, index).await {
         Ok(true) => Ok(()),
         Ok(false) | Err(StoreError::Conflict { .. }) => Err(in_use()),
@@ -180,7 +234,9 @@ async fn remove_class(
 
 fn find_class(classes: &[ClassRow], name: &str, field: &str) -> Result<ClassIndex, ApiError> {
     let class = classes.iter().find(|class| class.name == name);
-    class.map(|class| class.index).ok_or_else(|| ApiError::invalid_field(field, format!("there is no class '{name}'")))
+    class
+        .map(|class| class.index)
+        .ok_or_else(|| ApiError::invalid_field(field, format!("there is no class '{name}'")))
 }
 
 /// What a project's classes are after a change must be as right as at its creation.
@@ -196,7 +252,11 @@ fn validate_result(classes: &[ClassRow]) -> Result<(), ApiError> {
     let names: Vec<_> = inputs.iter().map(|class| class.name.clone()).collect();
     let mut errors = validate_class_names(&names);
     errors.extend(validate_looks(&inputs));
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(errors))
+    }
 }
 
 /// Tells a field that is null from one that is absent.

@@ -17,10 +17,10 @@ use utoipa::{IntoParams, ToSchema};
 use crate::domain::event::EventKind;
 use crate::domain::ids::ProjectId;
 use crate::events::{EventRow, Subscription};
-use crate::http::{AppState, Stopping};
 use crate::http::auth::{Operator, Tool, find_project};
 use crate::http::extract::{Path, Query, page_cursor};
 use crate::http::problem::ApiError;
+use crate::http::{AppState, Stopping};
 
 /// How often a silent stream shows that it lives, so that proxies keep it open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -83,7 +83,10 @@ pub async fn stream_project_events(
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     drop(connection);
-    Ok(stream(app.events.subscribe(Some(vec![row.id]), after).await?, stopping))
+    Ok(stream(
+        app.events.subscribe(Some(vec![row.id]), after).await?,
+        stopping,
+    ))
 }
 
 /// Streams the events of all projects that the token may touch.
@@ -104,15 +107,25 @@ pub async fn stream_events(
 ) -> Result<Response, ApiError> {
     let after = resume_after(&headers, &query)?;
     let projects = caller.projects.as_ref().map(|projects| projects.to_vec());
-    Ok(stream(app.events.subscribe(projects, after).await?, stopping))
+    Ok(stream(
+        app.events.subscribe(projects, after).await?,
+        stopping,
+    ))
 }
 
 fn resume_after(headers: &HeaderMap, query: &EventQuery) -> Result<Option<i64>, ApiError> {
     match headers.get("last-event-id") {
         None => page_cursor(query.after.as_deref()),
-        Some(value) => match value.to_str().ok().and_then(|text| text.trim().parse().ok()) {
+        Some(value) => match value
+            .to_str()
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+        {
             Some(number) => Ok(Some(number)),
-            None => Err(ApiError::invalid_field("Last-Event-ID", "must be the number of an event")),
+            None => Err(ApiError::invalid_field(
+                "Last-Event-ID",
+                "must be the number of an event",
+            )),
         },
     }
 }
@@ -124,7 +137,8 @@ fn stream(subscription: Subscription, stopping: Option<Extension<Stopping>>) -> 
             None => std::future::pending().await,
         }
     };
-    let body = Sse::new(frames(subscription).take_until(Box::pin(stopped))).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    let body = Sse::new(frames(subscription).take_until(Box::pin(stopped)))
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     // Proxies that buffer would hold events back.
     ([("x-accel-buffering", "no")], body).into_response()
 }

@@ -14,7 +14,9 @@ use crate::access::token::TokenText;
 use crate::domain::ids::{ProjectId, TokenId};
 use crate::domain::role::Role;
 use crate::http::AppState;
-use crate::http::auth::{Labeler, SESSION_COOKIE, check_origin, principal_of_id, principal_of_text};
+use crate::http::auth::{
+    Labeler, SESSION_COOKIE, check_origin, principal_of_id, principal_of_text,
+};
 use crate::http::extract::Json;
 use crate::http::problem::{ApiError, ProblemKind};
 
@@ -35,7 +37,10 @@ impl From<&Principal> for Me {
             id: principal.token,
             role: principal.role,
             name: principal.name.to_string(),
-            projects: principal.projects.as_ref().map(|projects| projects.to_vec()),
+            projects: principal
+                .projects
+                .as_ref()
+                .map(|projects| projects.to_vec()),
         }
     }
 }
@@ -92,12 +97,23 @@ pub async fn create_session(
         }
         (None, Some(code)) => {
             let token = app.login_codes.redeem(code.trim());
-            let token = token.ok_or_else(|| refused("the code is unknown, too old or was used before; log in with a token"))?;
+            let token = token.ok_or_else(|| {
+                refused("the code is unknown, too old or was used before; log in with a token")
+            })?;
             principal_of_id(&app, token).await?
         }
-        _ => return Err(ApiError::invalid_field("token", "send either token or code")),
+        _ => {
+            return Err(ApiError::invalid_field(
+                "token",
+                "send either token or code",
+            ));
+        }
     };
-    let value = session::seal(&app.key, principal.token, Utc::now() + TimeDelta::seconds(SESSION_SECONDS));
+    let value = session::seal(
+        &app.key,
+        principal.token,
+        Utc::now() + TimeDelta::seconds(SESSION_SECONDS),
+    );
     let cookie = cookie(&app, &value, SESSION_SECONDS);
     Ok(([(SET_COOKIE, cookie)], axum::Json(Me::from(&principal))).into_response())
 }
@@ -117,5 +133,7 @@ pub async fn delete_session(State(app): State<AppState>) -> Response {
 
 fn cookie(app: &AppState, value: &str, max_age_seconds: i64) -> String {
     let secure = if app.is_public_https { "; Secure" } else { "" };
-    format!("{SESSION_COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={max_age_seconds}{secure}")
+    format!(
+        "{SESSION_COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={max_age_seconds}{secure}"
+    )
 }

@@ -18,7 +18,10 @@ use crate::http::extract::{Json, Page, PageQuery, Path, Query, parse_value};
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::{ApiError, ProblemKind};
 use crate::http::project_answer::{ProjectAnswer, describe};
-use crate::http::v1::classes::{ClassInput, change_classes, new_classes, parse_class_changes, parse_classes, validate_looks};
+use crate::http::v1::classes::{
+    ClassEntry, ClassInput, change_classes, new_classes, parse_class_changes, parse_classes,
+    validate_looks,
+};
 use crate::store::project::ProjectRow;
 use crate::store::{self, PgConnection};
 
@@ -36,9 +39,9 @@ pub struct CreateProject {
     #[schema(value_type = String)]
     name: ProjectName,
     /// At least two, by name or with colour and hotkey; their order gives their indexes.
+    #[schema(value_type = Vec<ClassEntry>)]
     classes: Vec<ClassInput>,
     /// Everything else.
-    #[schema(inline = false)]
     #[serde(flatten)]
     settings: ProjectSettings,
 }
@@ -58,7 +61,10 @@ pub async fn create_project(
     post: Post<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     if !caller.is_unscoped() {
-        return Err(ApiError::new(ProblemKind::Forbidden, "your token is limited to its projects, so it can't make new ones"));
+        return Err(ApiError::new(
+            ProblemKind::Forbidden,
+            "your token is limited to its projects, so it can't make new ones",
+        ));
     }
     let request = CreateProject::parse(post.body)?;
     let mut work = match post.call.begin(&app, caller.token).await? {
@@ -66,14 +72,24 @@ pub async fn create_project(
         Begun::Work(work) => work,
     };
     let connection = work.connection();
-    let row = match store::project::insert(connection, request.name.as_str(), &request.settings).await {
-        Err(error) if error.is_conflict_on("project_name") => {
-            return Err(ApiError::new(ProblemKind::NameTaken, format!("there is a project '{}' already", request.name)));
-        }
-        inserted => inserted?,
-    };
+    let row =
+        match store::project::insert(connection, request.name.as_str(), &request.settings).await {
+            Err(error) if error.is_conflict_on("project_name") => {
+                return Err(ApiError::new(
+                    ProblemKind::NameTaken,
+                    format!("there is a project '{}' already", request.name),
+                ));
+            }
+            inserted => inserted?,
+        };
     store::class::insert_all(connection, row.id, &new_classes(&request.classes)).await?;
-    store::event::append(connection, Some(row.id), EventKind::ProjectCreated, &json!({"name": row.name})).await?;
+    store::event::append(
+        connection,
+        Some(row.id),
+        EventKind::ProjectCreated,
+        &json!({"name": row.name}),
+    )
+    .await?;
     let answer = describe(connection, row).await?;
     work.finish(StatusCode::CREATED, &answer).await
 }
@@ -94,12 +110,23 @@ pub async fn list_projects(
 ) -> Result<axum::Json<Page<ProjectAnswer>>, ApiError> {
     let (limit, after) = (query.limit()?, query.after()?);
     let mut connection = app.store.acquire().await?;
-    let rows = store::project::list(&mut connection, caller.projects.as_deref(), after, i64::from(limit)).await?;
+    let rows = store::project::list(
+        &mut connection,
+        caller.projects.as_deref(),
+        after,
+        i64::from(limit),
+    )
+    .await?;
     let mut answers = Vec::with_capacity(rows.len());
     for row in rows {
         answers.push(describe(&mut connection, row).await?);
     }
-    Ok(axum::Json(Page::new(answers, limit, |answer| answer.id.to_string(), |answer| answer)))
+    Ok(axum::Json(Page::new(
+        answers,
+        limit,
+        |answer| answer.id.to_string(),
+        |answer| answer,
+    )))
 }
 
 /// Shows a project: its state, the running job's progress, counts, money, classes and settings.
@@ -142,13 +169,21 @@ pub async fn change_project(
     Path(project): Path<String>,
     Json(mut patch): Json<Map<String, Value>>,
 ) -> Result<axum::Json<ProjectAnswer>, ApiError> {
-    let name = patch.remove("name").map(|name| parse_name(Some(name))).transpose()?;
-    let classes = patch.remove("classes").map(parse_class_changes).transpose()?;
+    let name = patch
+        .remove("name")
+        .map(|name| parse_name(Some(name)))
+        .transpose()?;
+    let classes = patch
+        .remove("classes")
+        .map(parse_class_changes)
+        .transpose()?;
     let mut tx = app.store.begin().await?;
     let found = find_project(&mut tx, &caller, &project).await?;
     // Whoever makes slots or moves the project holds this lock, so settings don't change under its hands.
     store::round::lock_project(&mut tx, found.id).await?;
-    let row = store::project::find(&mut tx, found.id).await?.ok_or_else(|| ApiError::not_found("project", &project))?;
+    let row = store::project::find(&mut tx, found.id)
+        .await?
+        .ok_or_else(|| ApiError::not_found("project", &project))?;
     let settings = merge_settings(&row.settings, patch)?;
     let mut changed = changed_fields(&row.settings, &settings)?;
     refuse_frozen(&mut tx, &row, &changed).await?;
@@ -162,9 +197,17 @@ pub async fn change_project(
     }
     store::project::update_settings(&mut tx, row.id, &settings).await?;
     if !changed.is_empty() {
-        store::event::append(&mut tx, Some(row.id), EventKind::ProjectChanged, &json!({"fields": changed})).await?;
+        store::event::append(
+            &mut tx,
+            Some(row.id),
+            EventKind::ProjectChanged,
+            &json!({"fields": changed}),
+        )
+        .await?;
     }
-    let row = store::project::find(&mut tx, row.id).await?.ok_or_else(|| ApiError::not_found("project", &project))?;
+    let row = store::project::find(&mut tx, row.id)
+        .await?
+        .ok_or_else(|| ApiError::not_found("project", &project))?;
     let answer = describe(&mut tx, row).await?;
     app.commit(tx).await?;
     Ok(axum::Json(answer))
@@ -197,7 +240,10 @@ pub async fn delete_project(
     let mut tx = app.store.begin().await?;
     let row = find_project(&mut tx, &caller, &project).await?;
     if query.confirm.as_deref() != Some(row.name.as_str()) {
-        let detail = format!("write ?confirm={} to delete this project with its images, labels and models", row.name);
+        let detail = format!(
+            "write ?confirm={} to delete this project with its images, labels and models",
+            row.name
+        );
         return Err(ApiError::invalid_field("confirm", detail));
     }
     store::round::lock_project(&mut tx, row.id).await?;
@@ -213,11 +259,20 @@ impl CreateProject {
         let name = parse_name(body.remove("name"));
         let classes = parse_classes(body.remove("classes").unwrap_or(Value::Null), "classes")?;
         let settings: ProjectSettings = parse_value(Value::Object(body))?;
-        let mut errors = validate_class_names(&classes.iter().map(|class| class.name.clone()).collect::<Vec<_>>());
+        let mut errors = validate_class_names(
+            &classes
+                .iter()
+                .map(|class| class.name.clone())
+                .collect::<Vec<_>>(),
+        );
         errors.extend(validate_looks(&classes));
         errors.extend(settings.validate());
         match name {
-            Ok(name) if errors.is_empty() => Ok(Self { name, classes, settings }),
+            Ok(name) if errors.is_empty() => Ok(Self {
+                name,
+                classes,
+                settings,
+            }),
             Ok(_) => Err(ApiError::invalid(errors)),
             Err(error) => Err(error.with_fields(errors)),
         }
@@ -226,18 +281,25 @@ impl CreateProject {
 
 fn parse_name(name: Option<Value>) -> Result<ProjectName, ApiError> {
     match name {
-        Some(Value::String(text)) => ProjectName::parse(&text).map_err(|error| ApiError::invalid(vec![error])),
+        Some(Value::String(text)) => {
+            ProjectName::parse(&text).map_err(|error| ApiError::invalid(vec![error]))
+        }
         Some(_) => Err(ApiError::invalid_field("name", "must be text")),
         None => Err(ApiError::invalid_field("name", "is missing")),
     }
 }
 
 /// Settings after a patch: objects are merged field by field; a strategy is replaced whole, since its kinds have different fields.
-fn merge_settings(settings: &ProjectSettings, patch: Map<String, Value>) -> Result<ProjectSettings, ApiError> {
+fn merge_settings(
+    settings: &ProjectSettings,
+    patch: Map<String, Value>,
+) -> Result<ProjectSettings, ApiError> {
     let mut merged = to_object(settings)?;
     for (field, value) in patch {
         match (merged.get_mut(&field), value) {
-            (Some(Value::Object(old)), Value::Object(new)) if !field.ends_with("strategy") => old.extend(new),
+            (Some(Value::Object(old)), Value::Object(new)) if !field.ends_with("strategy") => {
+                old.extend(new);
+            }
             (_, value) => {
                 merged.insert(field, value);
             }
@@ -245,12 +307,23 @@ fn merge_settings(settings: &ProjectSettings, patch: Map<String, Value>) -> Resu
     }
     let settings: ProjectSettings = parse_value(Value::Object(merged))?;
     let errors = settings.validate();
-    if errors.is_empty() { Ok(settings) } else { Err(ApiError::invalid(errors)) }
+    if errors.is_empty() {
+        Ok(settings)
+    } else {
+        Err(ApiError::invalid(errors))
+    }
 }
 
-fn changed_fields(before: &ProjectSettings, after: &ProjectSettings) -> Result<Vec<String>, ApiError> {
+fn changed_fields(
+    before: &ProjectSettings,
+    after: &ProjectSettings,
+) -> Result<Vec<String>, ApiError> {
     let (before, after) = (to_object(before)?, to_object(after)?);
-    Ok(after.into_iter().filter(|(field, value)| before.get(field) != Some(value)).map(|(field, _)| field).collect())
+    Ok(after
+        .into_iter()
+        .filter(|(field, value)| before.get(field) != Some(value))
+        .map(|(field, _)| field)
+        .collect())
 }
 
 fn to_object(settings: &ProjectSettings) -> Result<Map<String, Value>, ApiError> {
@@ -260,26 +333,41 @@ fn to_object(settings: &ProjectSettings) -> Result<Map<String, Value>, ApiError>
     }
 }
 
-async fn refuse_frozen(connection: &mut PgConnection, row: &ProjectRow, changed: &[String]) -> Result<(), ApiError> {
+async fn refuse_frozen(
+    connection: &mut PgConnection,
+    row: &ProjectRow,
+    changed: &[String],
+) -> Result<(), ApiError> {
     let frozen_at_start = ["seed", "image", "backbone", "pretext"];
     if row.state.is_started()
-        && let Some(field) = changed.iter().find(|field| frozen_at_start.contains(&field.as_str()))
+        && let Some(field) = changed
+            .iter()
+            .find(|field| frozen_at_start.contains(&field.as_str()))
     {
-        let detail = format!("{field} is frozen since the project was started; make a new project to try another");
+        let detail = format!(
+            "{field} is frozen since the project was started; make a new project to try another"
+        );
         return Err(ApiError::new(ProblemKind::Frozen, detail));
     }
-    if changed.iter().any(|field| field == "image") && store::import::exists(connection, row.id).await? {
+    if changed.iter().any(|field| field == "image")
+        && store::import::exists(connection, row.id).await?
+    {
         let detail = "image is frozen since images were imported in this shape; make a new project for another";
         return Err(ApiError::new(ProblemKind::Frozen, detail));
     }
     Ok(())
 }
 
-async fn rename_project(connection: &mut PgConnection, row: &ProjectRow, name: &ProjectName) -> Result<(), ApiError> {
+async fn rename_project(
+    connection: &mut PgConnection,
+    row: &ProjectRow,
+    name: &ProjectName,
+) -> Result<(), ApiError> {
     match store::project::rename(connection, row.id, name.as_str()).await {
-        Err(error) if error.is_conflict_on("project_name") => {
-            Err(ApiError::new(ProblemKind::NameTaken, format!("there is a project '{name}' already")))
-        }
+        Err(error) if error.is_conflict_on("project_name") => Err(ApiError::new(
+            ProblemKind::NameTaken,
+            format!("there is a project '{name}' already"),
+        )),
         renamed => Ok(renamed?),
     }
 }

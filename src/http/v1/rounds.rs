@@ -44,7 +44,12 @@ pub struct RoundAnswer {
 
 impl RoundAnswer {
     fn new(summary: RoundSummary, class_names: &ClassNames) -> Self {
-        let RoundSummary { round, answered_count, test_accuracy, class_counts } = summary;
+        let RoundSummary {
+            round,
+            answered_count,
+            test_accuracy,
+            class_counts,
+        } = summary;
         Self {
             number: round.number,
             state: round.state,
@@ -55,7 +60,10 @@ impl RoundAnswer {
             opened_at: round.opened_at,
             closed_at: round.closed_at,
             test_accuracy,
-            class_counts: class_counts.into_iter().map(|(class, count)| (class_names.name(class), count)).collect(),
+            class_counts: class_counts
+                .into_iter()
+                .map(|(class, count)| (class_names.name(class), count))
+                .collect(),
         }
     }
 }
@@ -67,13 +75,18 @@ impl ClassNames {
     /// Reads them.
     pub async fn read(connection: &mut PgConnection, project: ProjectId) -> Result<Self, ApiError> {
         let rows = store::class::list(connection, project).await?;
-        Ok(Self(rows.into_iter().map(|row| (row.index, row.name)).collect()))
+        Ok(Self(
+            rows.into_iter().map(|row| (row.index, row.name)).collect(),
+        ))
     }
 
     /// The name of a class; its index when it is gone, which foreign keys prevent.
     #[must_use]
     pub fn name(&self, class: ClassIndex) -> String {
-        self.0.get(&class).cloned().unwrap_or_else(|| class.0.to_string())
+        self.0
+            .get(&class)
+            .cloned()
+            .unwrap_or_else(|| class.0.to_string())
     }
 }
 
@@ -96,8 +109,19 @@ pub async fn list_rounds(
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     let class_names = ClassNames::read(&mut connection, row.id).await?;
-    let rounds = store::round::list(&mut connection, row.id, after.unwrap_or(-1), i64::from(limit)).await?;
-    let page = Page::new(rounds, limit, |row| row.round.number.to_string(), |row| RoundAnswer::new(row, &class_names));
+    let rounds = store::round::list(
+        &mut connection,
+        row.id,
+        after.unwrap_or(-1),
+        i64::from(limit),
+    )
+    .await?;
+    let page = Page::new(
+        rounds,
+        limit,
+        |row| row.round.number.to_string(),
+        |row| RoundAnswer::new(row, &class_names),
+    );
     Ok(axum::Json(page))
 }
 
@@ -118,7 +142,9 @@ pub async fn get_round(
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     let rounds = store::round::list(&mut connection, row.id, number.saturating_sub(1), 1).await?;
-    let round = rounds.into_iter().find(|summary| summary.round.number == number);
+    let round = rounds
+        .into_iter()
+        .find(|summary| summary.round.number == number);
     let round = round.ok_or_else(|| ApiError::not_found("round", number))?;
     let class_names = ClassNames::read(&mut connection, row.id).await?;
     Ok(axum::Json(RoundAnswer::new(round, &class_names)))
@@ -184,12 +210,27 @@ pub async fn list_round_tasks(
     let (limit, after) = (query.limit()?, query.after::<TaskCursor>()?);
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
-    if store::round::find(&mut connection, row.id, number).await?.is_none() {
+    if store::round::find(&mut connection, row.id, number)
+        .await?
+        .is_none()
+    {
         return Err(ApiError::not_found("round", number));
     }
-    let tasks = store::task::list_of_round(&mut connection, row.id, number, after.map(|at| (at.rank, at.task)), i64::from(limit)).await?;
+    let tasks = store::task::list_of_round(
+        &mut connection,
+        row.id,
+        number,
+        after.map(|at| (at.rank, at.task)),
+        i64::from(limit),
+    )
+    .await?;
     let cursor = |task: &TaskRow| format!("{}_{}", task.rank, task.id);
-    Ok(axum::Json(Page::new(tasks, limit, cursor, TaskAnswer::from)))
+    Ok(axum::Json(Page::new(
+        tasks,
+        limit,
+        cursor,
+        TaskAnswer::from,
+    )))
 }
 
 /// Where a page of tasks begins: after this rank and task.
@@ -203,6 +244,9 @@ impl std::str::FromStr for TaskCursor {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (rank, task) = text.split_once('_').ok_or(())?;
-        Ok(Self { rank: rank.parse().map_err(|_| ())?, task: task.parse().map_err(|_| ())? })
+        Ok(Self {
+            rank: rank.parse().map_err(|_| ())?,
+            task: task.parse().map_err(|_| ())?,
+        })
     }
 }

@@ -88,19 +88,37 @@ pub async fn create_token(
 ) -> Result<Response, ApiError> {
     let request = post.body;
     request.validate()?;
-    if !caller.is_unscoped() && !request.projects.iter().flatten().all(|id| caller.may_touch(*id)) {
-        return Err(ApiError::new(ProblemKind::Forbidden, "your token may only make tokens for its own projects"));
+    if !caller.is_unscoped()
+        && !request
+            .projects
+            .iter()
+            .flatten()
+            .all(|id| caller.may_touch(*id))
+    {
+        return Err(ApiError::new(
+            ProblemKind::Forbidden,
+            "your token may only make tokens for its own projects",
+        ));
     }
     if !caller.is_unscoped() && request.projects.is_none() {
-        return Err(ApiError::new(ProblemKind::Forbidden, "your token may only make tokens for its own projects; name them"));
+        return Err(ApiError::new(
+            ProblemKind::Forbidden,
+            "your token may only make tokens for its own projects; name them",
+        ));
     }
     let mut work = match post.call.begin(&app, caller.token).await? {
         Begun::Replay(replay) => return Ok(replay.into_response()),
         Begun::Work(work) => work,
     };
     for (index, id) in request.projects.iter().flatten().enumerate() {
-        if store::project::find(work.connection(), *id).await?.is_none() {
-            return Err(ApiError::invalid_field(format!("projects.{index}"), format!("there is no project {id}")));
+        if store::project::find(work.connection(), *id)
+            .await?
+            .is_none()
+        {
+            return Err(ApiError::invalid_field(
+                format!("projects.{index}"),
+                format!("there is no project {id}"),
+            ));
         }
     }
     let text = TokenText::mint(request.role).map_err(ApiError::internal)?;
@@ -115,7 +133,10 @@ pub async fn create_token(
     .await?;
     let kept = CreatedToken { id, token: None };
     work.keep(StatusCode::CREATED, &kept).await?;
-    let shown = CreatedToken { id, token: Some(text.expose().to_owned()) };
+    let shown = CreatedToken {
+        id,
+        token: Some(text.expose().to_owned()),
+    };
     Ok((StatusCode::CREATED, axum::Json(shown)).into_response())
 }
 
@@ -124,12 +145,19 @@ impl CreateToken {
         let mut errors = Vec::new();
         let name = self.name.trim();
         if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
-            errors.push(FieldError::new("name", "must be 1 to 100 characters without control characters"));
+            errors.push(FieldError::new(
+                "name",
+                "must be 1 to 100 characters without control characters",
+            ));
         }
         if self.expires_at.is_some_and(|end| end <= Utc::now()) {
             errors.push(FieldError::new("expires_at", "must lie in the future"));
         }
-        if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::invalid(errors))
+        }
     }
 }
 
@@ -151,7 +179,12 @@ pub async fn list_tokens(
     let (limit, after) = (query.limit()?, query.after::<TokenId>()?);
     let mut connection = app.store.acquire().await?;
     let rows = store::token::list(&mut connection, after, i64::from(limit)).await?;
-    Ok(axum::Json(Page::new(rows, limit, |row| row.id.to_string(), TokenAnswer::from)))
+    Ok(axum::Json(Page::new(
+        rows,
+        limit,
+        |row| row.id.to_string(),
+        TokenAnswer::from,
+    )))
 }
 
 /// Revokes a token at once, with the sessions that were opened with it.
@@ -181,5 +214,8 @@ fn require_unscoped(caller: &Admin) -> Result<(), ApiError> {
     if caller.is_unscoped() {
         return Ok(());
     }
-    Err(ApiError::new(ProblemKind::Forbidden, "this needs an admin token that isn't limited to projects"))
+    Err(ApiError::new(
+        ProblemKind::Forbidden,
+        "this needs an admin token that isn't limited to projects",
+    ))
 }

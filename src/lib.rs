@@ -18,10 +18,15 @@ pub mod pretext;
 pub mod vision;
 
 pub mod blob;
+pub mod outbound;
 pub mod store;
+
+pub mod access;
 pub mod events;
-pub mod labeling;
-pub mod rounds;
 
 pub mod figures;
 pub mod import;
+pub mod labeling;
+pub mod rounds;
+
+pub mod http;

@@ -90,7 +90,7 @@ async fn read_source(
         match import::run(opened, &options, &mut sink, &stop) {
             Ok(_) => Ok(()),
             Err(ImportError::Stopped { .. }) => Err(BodyError::Stopped),
-            Err(ImportError::Sink { source }) => Err(unwrap_sink_error(source)),
+            Err(ImportError::Sink(source)) => Err(unwrap_sink_error(source)),
             Err(error) => Err(BodyError::failed(error)),
         }
     });

@@ -18,4 +18,6 @@ pub mod pretext;
 
 pub mod learner;
 
+pub mod engine;
+
 pub mod store;

@@ -1,139 +1,176 @@
-//! What jobs work on: pools of mapped segments, and models from the object store.
+//! What jobs work on, opened once: segments as memory maps, checkpoints, tables of embeddings.
 //!
-//! Segments are immutable, so an open one is kept and shared by all jobs of the process. Opening and decoding run on blocking threads.
+//! Everything here is immutable under its key, so a kept copy can't be stale. Checkpoints and tables are large; only the most recently used ones
+//! stay. Segments are address space, not memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::task::spawn_blocking;
-
-use super::BodyError;
 use crate::blob::{Blob, tensor_key};
 use crate::domain::ids::{ProjectId, SegmentId};
 use crate::domain::settings::ImageShape;
+use crate::learner::EmbeddingTable;
 use crate::nn::checkpoint::Checkpoint;
-use crate::store::pool::PoolItem;
-use crate::store::project::{self, ProjectRow};
-use crate::store::{Store, model, segment};
+use crate::store::pool::{PoolItem, SegmentExtent};
 use crate::vision::{Pool, PoolRow, SegmentTensor};
 
-/// Segments that are kept open at most; about 16 million items.
-const SEGMENT_COUNT_MAX: usize = 4096;
+use super::BodyError;
 
-/// Opens what jobs need; a handle to clone.
-#[derive(Clone, Debug)]
+/// Segments, checkpoints and tables that were opened; shared by the lanes of a worker.
 pub(super) struct Materials {
-    store: Store,
     blob: Blob,
-    segments: Arc<Mutex<HashMap<SegmentId, Arc<SegmentTensor>>>>,
+    segments: Mutex<HashMap<SegmentId, Arc<SegmentTensor>>>,
+    checkpoints: Mutex<Recent<Arc<Checkpoint>>>,
+    tables: Mutex<Recent<Arc<EmbeddingTable>>>,
+}
+
+/// The last few values that were used, by key; the least recently used goes first.
+struct Recent<T> {
+    capacity: usize,
+    entries: Vec<(String, T)>,
+}
+
+impl<T: Clone> Recent<T> {
+    fn new(capacity: usize) -> Self {
+        Self { capacity, entries: Vec::new() }
+    }
+
+    fn find(&mut self, key: &str) -> Option<T> {
+        let position = self.entries.iter().position(|(known, _)| known == key)?;
+        let entry = self.entries.remove(position);
+        self.entries.push(entry);
+        self.entries.last().map(|(_, value)| value.clone())
+    }
+
+    fn keep(&mut self, key: &str, value: T) {
+        self.entries.retain(|(known, _)| known != key);
+        if self.entries.len() == self.capacity {
+            self.entries.remove(0);
+        }
+        self.entries.push((key.to_owned(), value));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Every change under these locks is one call, so a panic elsewhere can't have left it half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Materials {
-    pub(super) fn new(store: Store, blob: Blob) -> Self {
+    pub(super) fn new(blob: Blob) -> Self {
         Self {
-            store,
             blob,
-            segments: Arc::default(),
+            segments: Mutex::new(HashMap::new()),
+            checkpoints: Mutex::new(Recent::new(4)),
+            // A million items of 64 numbers in shards of 16,384 are 64 tables of 5 MiB.
+            tables: Mutex::new(Recent::new(64)),
         }
     }
 
-    /// The project of a job.
-    pub(super) async fn project(&self, id: ProjectId) -> Result<ProjectRow, BodyError> {
-        let found = project::find(&mut *self.store.acquire().await?, id).await?;
-        // A deleted project's jobs are handed out no more; this attempt learns it at its heartbeat.
-        found.ok_or(BodyError::Stopped)
-    }
-
-    /// A pool of these items, in their order.
-    pub(super) async fn pool(
+    /// A pool of `items`, in their order, over the project's segments.
+    pub(super) async fn open_pool(
         &self,
-        project: &ProjectRow,
+        project: ProjectId,
+        shape: ImageShape,
+        extents: &[SegmentExtent],
         items: &[PoolItem],
-    ) -> Result<Arc<Pool>, BodyError> {
-        let counts: HashMap<SegmentId, i32> =
-            segment::list(&mut *self.store.acquire().await?, project.id)
-                .await?
-                .into_iter()
-                .map(|row| (row.id, row.item_count))
-                .collect();
-        let mut places: HashMap<SegmentId, u32> = HashMap::new();
+    ) -> Result<Pool, BodyError> {
+        let counts: HashMap<_, _> = extents.iter().map(|extent| (extent.id, extent.item_count)).collect();
+        let mut positions: HashMap<SegmentId, u32> = HashMap::new();
         let mut segments = Vec::new();
         let mut rows = Vec::with_capacity(items.len());
         for item in items {
-            let place = match places.get(&item.segment) {
-                Some(place) => *place,
+            let segment = match positions.get(&item.segment) {
+                Some(position) => *position,
                 None => {
-                    let item_count = counts.get(&item.segment).copied().unwrap_or_default();
-                    segments.push(self.segment(project, item.segment, item_count).await?);
-                    let place = places.len() as u32;
-                    places.insert(item.segment, place);
-                    place
+                    let count = counts.get(&item.segment).copied().unwrap_or_default();
+                    segments.push(self.open_segment(project, item.segment, shape, count).await?);
+                    let position = u32::try_from(segments.len() - 1).map_err(BodyError::failed)?;
+                    positions.insert(item.segment, position);
+                    position
                 }
             };
-            rows.push(PoolRow {
-                segment: place,
-                row: item.segment_row.unsigned_abs(),
-                hash: item.hash,
-            });
+            let row = u32::try_from(item.segment_row).map_err(BodyError::failed)?;
+            rows.push(PoolRow { segment, row, hash: item.hash });
         }
-        let pool = Pool::new(project.settings.image, segments, rows).map_err(failed)?;
-        Ok(Arc::new(pool))
+        Pool::new(shape, segments, rows).map_err(BodyError::failed)
     }
 
-    /// The pretext model of a project.
-    pub(super) async fn pretext(&self, project: ProjectId) -> Result<Arc<Checkpoint>, BodyError> {
-        let found = model::find_pretext(&mut *self.store.acquire().await?, project).await?;
-        let row = found
-            .ok_or_else(|| BodyError::Failed("the project has no pretext model".to_owned()))?;
-        self.checkpoint(&row.checkpoint).await
-    }
-
-    /// A version of a project's downstream model.
-    pub(super) async fn model(
+    async fn open_segment(
         &self,
         project: ProjectId,
-        version: i32,
-    ) -> Result<Arc<Checkpoint>, BodyError> {
-        let found = model::find(&mut *self.store.acquire().await?, project, version).await?;
-        let row = found
-            .ok_or_else(|| BodyError::Failed(format!("the project has no model {version}")))?;
-        self.checkpoint(&row.checkpoint).await
-    }
-
-    async fn checkpoint(&self, key: &str) -> Result<Arc<Checkpoint>, BodyError> {
-        let bytes = self.blob.get(key).await?;
-        let decoded = spawn_blocking(move || Checkpoint::from_bytes(&bytes)).await?;
-        Ok(Arc::new(decoded.map_err(failed)?))
-    }
-
-    async fn segment(
-        &self,
-        project: &ProjectRow,
         id: SegmentId,
+        shape: ImageShape,
         item_count: i32,
     ) -> Result<Arc<SegmentTensor>, BodyError> {
-        if let Some(open) = self.lock().get(&id) {
-            return Ok(Arc::clone(open));
+        if let Some(known) = lock(&self.segments).get(&id) {
+            return Ok(Arc::clone(known));
         }
-        let path = self.blob.local_path(&tensor_key(project.id, id)).await?;
-        let shape: ImageShape = project.settings.image;
-        let item_count = item_count.unsigned_abs() as usize;
-        let opened = spawn_blocking(move || SegmentTensor::open(&path, shape, item_count)).await?;
-        let tensor = Arc::new(opened.map_err(failed)?);
-        let mut segments = self.lock();
-        if segments.len() >= SEGMENT_COUNT_MAX {
-            segments.clear();
-        }
-        segments.insert(id, Arc::clone(&tensor));
-        Ok(tensor)
+        let path = self.blob.local_path(&tensor_key(project, id)).await?;
+        let count = usize::try_from(item_count).map_err(BodyError::failed)?;
+        let opened = tokio::task::spawn_blocking(move || SegmentTensor::open(&path, shape, count))
+            .await
+            .map_err(BodyError::failed)?
+            .map_err(BodyError::failed)?;
+        let opened = Arc::new(opened);
+        lock(&self.segments).insert(id, Arc::clone(&opened));
+        Ok(opened)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SegmentId, Arc<SegmentTensor>>> {
-        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The checkpoint under a key.
+    pub(super) async fn load_checkpoint(&self, key: &str) -> Result<Arc<Checkpoint>, BodyError> {
+        if let Some(known) = lock(&self.checkpoints).find(key) {
+            return Ok(known);
+        }
+        let bytes = self.blob.get(key).await?;
+        let read = tokio::task::spawn_blocking(move || Checkpoint::from_bytes(&bytes)).await.map_err(BodyError::failed)?;
+        let checkpoint = Arc::new(read.map_err(|error| BodyError::Failed(format!("the checkpoint {key}: {error}")))?);
+        self.keep_checkpoint(key, &checkpoint);
+        Ok(checkpoint)
+    }
+
+    /// Keeps a checkpoint that was just written under `key`.
+    pub(super) fn keep_checkpoint(&self, key: &str, checkpoint: &Arc<Checkpoint>) {
+        lock(&self.checkpoints).keep(key, Arc::clone(checkpoint));
+    }
+
+    /// The embedding table under a key.
+    pub(super) async fn load_table(&self, key: &str) -> Result<Arc<EmbeddingTable>, BodyError> {
+        if let Some(known) = lock(&self.tables).find(key) {
+            return Ok(known);
+        }
+        let bytes = self.blob.get(key).await?;
+        let read = tokio::task::spawn_blocking(move || EmbeddingTable::from_bytes(&bytes)).await.map_err(BodyError::failed)?;
+        let table = Arc::new(read.map_err(|error| BodyError::Failed(format!("the table {key}: {error}")))?);
+        lock(&self.tables).keep(key, Arc::clone(&table));
+        Ok(table)
+    }
+
+    /// Several shards as one table, in the order of their keys; `None` when there is none.
+    pub(super) async fn load_tables(&self, keys: &[String]) -> Result<Option<EmbeddingTable>, BodyError> {
+        let mut joined: Option<EmbeddingTable> = None;
+        for key in keys {
+            let shard = self.load_table(key).await?;
+            match &mut joined {
+                None => joined = Some(EmbeddingTable::clone(&shard)),
+                Some(table) => table.append(&shard).map_err(BodyError::failed)?,
+            }
+        }
+        Ok(joined)
     }
 }
 
-/// An error of the learner's rooms, in words.
-pub(super) fn failed(error: impl std::fmt::Display) -> BodyError {
-    BodyError::Failed(error.to_string())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_value_goes_first() {
+        let mut recent = Recent::new(2);
+        recent.keep("a", 1);
+        recent.keep("b", 2);
+        assert_eq!(recent.find("a"), Some(1));
+        recent.keep("c", 3);
+        assert_eq!((recent.find("a"), recent.find("b"), recent.find("c")), (Some(1), None, Some(3)));
+    }
 }

@@ -134,7 +134,7 @@ pub fn router(state: AppState) -> Router {
         .route("/projects/{project}", get(pages::project_page))
         .route("/static/{*path}", get(pages::static_file));
     let routes = layers::with_timeout(quick.merge(open))
-        .merge(uploads)
+        .merge(layers::with_idle_timeout(uploads))
         .fallback(problem::unknown_path);
     layers::wrap(routes.with_state(state))
 }

@@ -378,7 +378,8 @@ impl Labeler {
             let item: Value = self.api.get(&format!("/items/{}", task.item)).await?;
             match self.answers.of(item["name"].as_str().unwrap_or_default()) {
                 Answer::Class(class) => {
-                    labels.push(json!({"task": task.task, "class": class, "attempt": task.attempt}))
+                    labels
+                        .push(json!({"task": task.task, "class": class, "attempt": task.attempt}));
                 }
                 Answer::Skip(reason) => self.skip(task, reason).await?,
             }

@@ -138,7 +138,7 @@ pub async fn export_labels(
     ];
     Ok((
         headers,
-        Body::from_stream(pages(app.store.clone(), row.id, format)),
+        Body::from_stream(label_pages(app.store.clone(), row.id, format)),
     )
         .into_response())
 }
@@ -150,7 +150,8 @@ enum Step {
     Done,
 }
 
-fn pages(
+/// The export of a project's labels as a stream of bytes; also what `gleaner export` writes.
+pub fn label_pages(
     store: Store,
     project: ProjectId,
     format: ExportFormat,
@@ -248,13 +249,17 @@ fn write_rows(
 
 /// Why a stream broke off; the client sees a body that ends too early.
 #[derive(Debug, thiserror::Error)]
-enum ExportError {
+pub enum ExportError {
+    /// The database.
     #[error("the labels could not be read: {0}")]
     Store(#[from] store::StoreError),
+    /// A row as CSV.
     #[error("a row could not be written: {0}")]
     Csv(#[from] csv::Error),
+    /// A row as JSON.
     #[error("a row could not be written: {0}")]
     Json(#[from] serde_json::Error),
+    /// The buffer of a page.
     #[error("a row could not be written: {0}")]
     Io(#[from] std::io::Error),
 }

@@ -29,7 +29,10 @@ macro_rules! control {
             operation_id = $operation,
             tag = "control",
             params(("project" = String, Path, description = "Name or id")),
-            responses((status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "The project as it is now", body = ProjectAnswer)),
+            responses(
+                (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+                (status = 200, description = "The project as it is now", body = ProjectAnswer),
+            ),
         )]
         pub async fn $handler(
             State(app): State<AppState>,

@@ -109,7 +109,8 @@ impl From<ExportedLabel> for LabelRowAnswer {
     operation_id = "export_labels",
     tag = "results",
     params(("project" = String, Path, description = "Name or id"), ExportQuery),
-    responses((status = 403, description = "Needs role tool or higher", body = Problem, content_type = "application/problem+json"), 
+    responses(
+        (status = 403, description = "Needs role tool or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The labels", content(
             (Vec<LabelRowAnswer> = "application/json"),
             (String = "text/csv"),

@@ -114,7 +114,10 @@ impl From<RoundStanding> for RoundProgress {
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id")),
     request_body = SubmitLabels,
-    responses((status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "An outcome for each label", body = SubmitAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "An outcome for each label", body = SubmitAnswer),
+    ),
 )]
 pub async fn submit_labels(
     State(app): State<AppState>,
@@ -249,7 +252,10 @@ pub struct LabelAnswer {
     operation_id = "undo_label",
     tag = "labeling",
     params(("label" = Uuid, Path, description = "The label's id")),
-    responses((status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "The task that is open again", body = LabelAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The task that is open again", body = LabelAnswer),
+    ),
 )]
 pub async fn undo_label(
     State(app): State<AppState>,
@@ -275,7 +281,10 @@ pub async fn undo_label(
     tag = "labeling",
     params(("label" = Uuid, Path, description = "The label's id")),
     request_body = CorrectLabel,
-    responses((status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "The label as it is now", body = LabelAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The label as it is now", body = LabelAnswer),
+    ),
 )]
 pub async fn correct_label(
     State(app): State<AppState>,

@@ -117,7 +117,10 @@ impl Leases {
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id")),
     request_body = CreateLeases,
-    responses((status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "The tasks, or why there are none", body = Leases)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The tasks, or why there are none", body = Leases),
+    ),
 )]
 pub async fn create_leases(
     State(app): State<AppState>,
@@ -167,7 +170,10 @@ pub struct ChangedLeases {
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id")),
     request_body = ChosenLeases,
-    responses((status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "How many were renewed", body = ChangedLeases)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "How many were renewed", body = ChangedLeases),
+    ),
 )]
 pub async fn renew_leases(
     State(app): State<AppState>,
@@ -198,7 +204,10 @@ pub async fn renew_leases(
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id")),
     request_body = ChosenLeases,
-    responses((status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "How many were given back", body = ChangedLeases)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "How many were given back", body = ChangedLeases),
+    ),
 )]
 pub async fn release_leases(
     State(app): State<AppState>,

@@ -51,7 +51,10 @@ impl From<&Principal> for Me {
     path = "/api/v1/me",
     operation_id = "get_me",
     tag = "access",
-    responses((status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "The caller", body = Me)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The caller", body = Me),
+    ),
 )]
 pub async fn get_me(caller: Labeler) -> axum::Json<Me> {
     axum::Json(Me::from(&caller.0))

@@ -79,7 +79,10 @@ pub struct ClassProbability {
         (PredictionForm = "multipart/form-data"),
         (Vec<u8> = "image/*"),
     )),
-    responses((status = 403, description = "Needs role tool or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "One entry an image", body = PredictionsAnswer)),
+    responses(
+        (status = 403, description = "Needs role tool or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "One entry an image", body = PredictionsAnswer),
+    ),
 )]
 pub async fn create_predictions(
     State(app): State<AppState>,

@@ -43,7 +43,10 @@ pub struct SkipAnswer {
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id"), ("task" = Uuid, Path, description = "The task's id")),
     request_body = SkipTask,
-    responses((status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"), (status = 200, description = "Skipped", body = SkipAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "Skipped", body = SkipAnswer),
+    ),
 )]
 pub async fn skip_task(
     State(app): State<AppState>,

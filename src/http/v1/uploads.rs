@@ -53,7 +53,10 @@ pub struct UploadForm {
     tag = "items",
     params(("project" = String, Path, description = "Name or id")),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
-    responses((status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"), (status = 202, description = "Stored and queued", body = CreatedImport)),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 202, description = "Stored and queued", body = CreatedImport),
+    ),
 )]
 pub async fn upload_images(
     State(app): State<AppState>,

@@ -355,7 +355,8 @@ impl Labeler {
             return Ok(project.state == "finished");
         };
         let is_past = project.round.is_some_and(|round| {
-            round.number > last || (round.number == last && round.state != "labeling")
+            let is_answered = round.state != "labeling" || round.answered_count >= round.task_count;
+            round.number > last || (round.number == last && is_answered)
         });
         Ok(is_past || project.state == "finished")
     }

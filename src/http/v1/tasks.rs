@@ -76,6 +76,10 @@ pub async fn skip_task(
         reason,
     )
     .await?;
-    work.finish(StatusCode::OK, &SkipAnswer { task, reason })
-        .await
+    let response = work
+        .finish(StatusCode::OK, &SkipAnswer { task, reason })
+        .await?;
+    // A skip may have closed the batch's last slot.
+    app.round_counts.wake().wake();
+    Ok(response)
 }

@@ -449,6 +449,9 @@ mod tests {
         cluster.revive().await.unwrap();
         assert_eq!(process_in(&home), Some(pid), "nothing was wrong with it");
         let joined = Cluster::join(home.path()).await.unwrap();
+        let store = crate::store::Store::connect_with(cluster.connect_options())
+            .await
+            .unwrap();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         let absent = joined.revive().await.unwrap_err();
         assert!(

@@ -11,6 +11,10 @@ mod amend;
 mod lease;
 mod skip;
 mod submit;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub(crate) mod votes;
 
 pub use amend::{Amended, correct_label, undo_label};

@@ -9,6 +9,8 @@ pub mod embed;
 pub mod evaluate;
 pub mod fine_tune;
 pub mod fine_tune_head;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod inference;
 pub mod pretrain;
 mod regression;
@@ -25,7 +27,7 @@ use thiserror::Error;
 use crate::domain::project::ClassIndex;
 use crate::nn::NnError;
 
-pub use embed::embed;
+pub use embed::{EmbedScope, embed};
 pub use evaluate::{Evaluation, evaluate, evaluate_embeddings};
 pub use fine_tune::fine_tune;
 pub use fine_tune_head::fine_tune_head;

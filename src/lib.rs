@@ -12,16 +12,23 @@ pub mod config;
 pub mod telemetry;
 
 pub mod acquisition;
+pub mod engine;
 pub mod learner;
 pub mod nn;
 pub mod pretext;
 pub mod vision;
 
+pub mod access;
 pub mod blob;
-pub mod store;
 pub mod events;
-pub mod labeling;
-pub mod rounds;
+pub mod outbound;
+pub mod store;
 
 pub mod figures;
 pub mod import;
+pub mod labeling;
+pub mod rounds;
+pub mod worker;
+
+pub mod commands;
+pub mod http;

@@ -11,6 +11,8 @@ mod moves;
 mod prepare;
 pub mod request;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 mod tick;
 
 pub use counts::{RoundCounts, SupervisorWake};

@@ -7,7 +7,8 @@ use anyhow::{Context, bail};
 use super::house::{Entry, open_store};
 use crate::blob::Blob;
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::device;
+use crate::nn::backbone::kernel_name;
 use crate::store::migrate::program_version;
 
 /// Checks everything, prints a line each, and fails when one is not well.
@@ -61,6 +62,6 @@ async fn check_storage(config: &Config) -> anyhow::Result<String> {
 }
 
 fn check_device(config: &Config) -> anyhow::Result<String> {
-    let engine = Engine::start(config.device, config.threads)?;
-    Ok(engine.describe())
+    let opened = device::open(config.device)?;
+    Ok(format!("{} ({}), kernels {}, {} threads", device::name(&opened), config.device, kernel_name(&opened), config.threads))
 }

@@ -18,9 +18,10 @@ use super::house::House;
 use crate::access::key::SecretKey;
 use crate::access::login_code::LoginCodes;
 use crate::access::token::TokenText;
+use crate::config::Config;
 use crate::domain::ids::TokenId;
 use crate::domain::role::Role;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineConfig, EngineGuard};
 use crate::events::Events;
 use crate::http::{self, AppState};
 use crate::rounds::{JobWake, RoundCounts, Supervisor, SupervisorWake};
@@ -53,6 +54,7 @@ pub struct Service {
     pub admin: TokenId,
     stop: CancellationToken,
     parts: Vec<JoinHandle<()>>,
+    engine: Option<EngineGuard>,
 }
 
 impl Service {
@@ -75,14 +77,15 @@ impl Service {
         let (wake, job_wake) = (SupervisorWake::new(), JobWake::new());
         let supervisor = Supervisor::new(house.store.clone(), events.clone(), wake.clone(), job_wake.clone());
         let mut parts = vec![tokio::spawn(supervisor.run(stop.clone())), spawn_retention(house, stop.clone())];
-        let engine = match role {
-            ServeRole::All => Some(Engine::start(config.device, config.threads).context("the engine")?),
-            ServeRole::Api => None,
+        let (engine, guard) = match role {
+            ServeRole::All => {
+                let (engine, guard) = start_engine(config).await?;
+                let worker = Worker::new(house.store.clone(), house.blob.clone(), engine.clone(), events.clone(), wake.clone(), job_wake.clone(), &config.home);
+                parts.push(tokio::spawn(worker.run(stop.clone())));
+                (Some(engine), Some(guard))
+            }
+            ServeRole::Api => (None, None),
         };
-        if let Some(engine) = &engine {
-            let worker = Worker::new(house.store.clone(), house.blob.clone(), engine.clone(), events.clone(), wake.clone(), job_wake.clone(), &config.home);
-            parts.push(tokio::spawn(worker.run(stop.clone())));
-        }
         let login_codes = Arc::new(LoginCodes::default());
         let state = AppState {
             store: house.store.clone(),
@@ -107,7 +110,7 @@ impl Service {
             }
         }));
         tracing::info!(http.address = %address, serve.role = ?role, "serving");
-        Ok(Self { address, login_codes, admin, stop, parts })
+        Ok(Self { address, login_codes, admin, stop, parts, engine: guard })
     }
 
     /// A link to a page that signs in by itself, once.
@@ -124,11 +127,22 @@ impl Service {
                 tracing::error!(error = %error, "a part of the service ended with a panic");
             }
         }
+        // Joins the engine's threads, which end at their next mini-batch.
+        let engine = self.engine;
+        if let Err(error) = blocking(move || drop(engine)).await {
+            tracing::error!(error = %error, "the engine ended with a panic");
+        }
     }
 }
 
+/// Opens the device and starts the engine's threads; on CUDA that takes seconds.
+pub(super) async fn start_engine(config: &Config) -> anyhow::Result<(Engine, EngineGuard)> {
+    let engine = EngineConfig { device: config.device, threads: config.threads };
+    blocking(move || Engine::start(&engine)).await?.context("the engine")
+}
+
 /// The admin token of this home: the configured one, the one in `<home>/admin.token`, or a new one that is written there (mode 0600).
-async fn ensure_admin_token(store: &Store, config: &crate::config::Config) -> anyhow::Result<TokenId> {
+async fn ensure_admin_token(store: &Store, config: &Config) -> anyhow::Result<TokenId> {
     let text = match &config.admin_token {
         Some(secret) => TokenText::parse(secret.expose())
             .context("GLEANER_ADMIN_TOKEN must be 1 to 200 printable characters without spaces")?,

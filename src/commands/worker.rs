@@ -7,9 +7,9 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::house::{Entry, House};
+use super::service::start_engine;
 use super::stop_asked;
 use crate::config::Config;
-use crate::engine::Engine;
 use crate::events::Events;
 use crate::rounds::{JobWake, SupervisorWake};
 use crate::worker::Worker;
@@ -22,7 +22,7 @@ pub async fn run(config: Config, _: Arguments) -> anyhow::Result<ExitCode> {
     let house = House::open(config, Entry::Join).await?;
     let stop = CancellationToken::new();
     let events = Events::start(house.store.clone(), stop.clone()).await?;
-    let engine = Engine::start(house.config.device, house.config.threads).context("the engine")?;
+    let (engine, guard) = start_engine(&house.config).await?;
     let worker = Worker::new(
         house.store.clone(),
         house.blob.clone(),
@@ -38,6 +38,7 @@ pub async fn run(config: Config, _: Arguments) -> anyhow::Result<ExitCode> {
     tracing::info!("stopping: the job at hand reaches a checkpoint");
     stop.cancel();
     running.await.context("the worker ended with a panic")?;
+    drop(guard);
     house.close().await?;
     Ok(ExitCode::SUCCESS)
 }

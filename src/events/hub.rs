@@ -84,7 +84,7 @@ impl Events {
             match self.hold_relay().await {
                 Ok(()) => tracing::debug!("another process numbers the events"),
                 Err(error) => {
-                    tracing::warn!(error = %error, "the relay lost the database and tries again")
+                    tracing::warn!(error = %error, "the relay lost the database and tries again");
                 }
             }
             tokio::time::sleep(RETRY_INTERVAL).await;

@@ -6,11 +6,11 @@
 use serde_json::json;
 
 use super::LabelingError;
-use super::votes::{close_tasks, lock_votes};
+use super::votes::{Voter, close_tasks, lock_votes};
 use crate::domain::event::EventKind;
 use crate::domain::ids::{ItemId, TaskId, TokenId};
 use crate::domain::item::Exclusion;
-use crate::domain::task::{SkipReason, SlotState, TaskState};
+use crate::domain::task::{SkipReason, SlotState};
 use crate::store::project::ProjectRow;
 use crate::store::{PgConnection, event, skip, slot};
 
@@ -49,13 +49,13 @@ pub async fn skip_task(
     if skip::exists(connection, task, labeler, person).await? {
         return Ok(skipped);
     }
-    if !matches!(
-        votes.task.state,
-        TaskState::Open | TaskState::Leased | TaskState::Adjudication
-    ) {
+    if !votes.is_votable() {
         return Err(LabelingError::TaskClosed(task));
     }
-    let Some(used) = votes.find_skippable(labeler) else {
+    let Some(used) = votes.find_skippable(Voter {
+        token: labeler,
+        person,
+    }) else {
         return Err(LabelingError::NotHeld(task));
     };
     slot::skip(connection, used, labeler, person).await?;

@@ -135,6 +135,7 @@ impl Batch {
                 {
                     filled.state = SlotState::Answered;
                     filled.labeler = Some(labeler);
+                    filled.person.clone_from(&submission.person);
                 }
                 self.answered.push(of_task.task.id);
                 self.events.push(json!({

@@ -75,11 +75,11 @@ impl TaskVotes {
                 .find(|label| label.class == class);
             Judgement::Late(kept.map(|label| label.id))
         };
-        if !matches!(
-            self.task.state,
-            TaskState::Open | TaskState::Leased | TaskState::Adjudication
-        ) {
+        if !self.is_votable() {
             return late();
+        }
+        if self.has_used_slot(voter) {
+            return Judgement::Conflict(None);
         }
         match self.find_slot(voter.token) {
             Some(slot) => match attempt {
@@ -96,17 +96,19 @@ impl TaskVotes {
     }
 
     /// The slot that a skip of this voter uses up.
-    pub(crate) fn find_skippable(&self, token: TokenId) -> Option<SlotId> {
-        let touched = |slot: &SlotRow| {
-            slot.labeler == Some(token)
-                && matches!(slot.state, SlotState::Answered | SlotState::Skipped)
-        };
-        if self.slots.iter().any(touched) {
+    pub(crate) fn find_skippable(&self, voter: Voter<'_>) -> Option<SlotId> {
+        if self.has_used_slot(voter) {
             return None;
         }
-        self.find_slot(token)
+        self.find_slot(voter.token)
             .or_else(|| self.find_open(None))
             .map(|slot| slot.id)
+    }
+
+    /// Whether a further vote is wanted: the task isn't closed and has a slot to fill.
+    pub(crate) fn is_votable(&self) -> bool {
+        use TaskState as S;
+        matches!(self.task.state, S::Open | S::Leased | S::Adjudication) && self.is_unclosed()
     }
 
     /// The classes of the counted votes.
@@ -123,6 +125,15 @@ impl TaskVotes {
         self.slots
             .iter()
             .any(|slot| matches!(slot.state, SlotState::Open | SlotState::Leased))
+    }
+
+    /// Whether the voter has answered or skipped a slot of this task; each has one vote.
+    fn has_used_slot(&self, voter: Voter<'_>) -> bool {
+        self.slots.iter().any(|slot| {
+            slot.labeler == Some(voter.token)
+                && slot.person.as_deref() == voter.person
+                && matches!(slot.state, SlotState::Answered | SlotState::Skipped)
+        })
     }
 
     /// The slot that the token holds, or held last while nobody has taken it since.
@@ -273,6 +284,7 @@ mod tests {
             state,
             priority: 0,
             labeler,
+            person: None,
             former: Vec::new(),
             attempt,
         }

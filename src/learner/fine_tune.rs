@@ -127,3 +127,82 @@ pub(super) fn initial_model<'h>(
     };
     Ok(Checkpoint { manifest, backbone: pretext.backbone.clone(), head, training: None })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::domain::project::ClassIndex;
+    use crate::learner::fixture::{self, CLASS_COUNT, go_on};
+    use crate::learner::{DropCheckpoints, Stopped, evaluate};
+
+    fn tune(pretext: &Checkpoint, pool: &Pool, labeled: &[LabeledItem]) -> Result<Checkpoint> {
+        let settings = fixture::settings();
+        fine_tune(
+            &Device::Cpu, pretext, pool, labeled, CLASS_COUNT, &settings, 1, None, &mut DropCheckpoints, &mut go_on,
+        )
+    }
+
+    #[test]
+    fn a_few_labels_are_enough_for_four_plain_classes() {
+        let (pool, classes) = fixture::pool(120, "fine_tune");
+        let (test, test_classes) = fixture::pool(80, "test");
+        let labeled = fixture::labeled(16, &classes);
+        let model = tune(&fixture::pretext(&pool), &pool, &labeled).unwrap();
+        assert_eq!((model.manifest.kind, model.manifest.round, model.manifest.item_count), (ModelKind::Downstream, Some(1), 16));
+        // One epoch was asked, 200 mini-batches are the least.
+        assert_eq!(model.manifest.epochs.len(), 200);
+        let evaluation = evaluate(&Device::Cpu, &model, &test, &test_classes, &mut go_on).unwrap();
+        assert!(evaluation.accuracy > 0.9, "{evaluation:?}");
+        let counted: u32 = evaluation.confusion.iter().flatten().sum();
+        let right: u32 = (0..CLASS_COUNT).map(|class| evaluation.confusion[class][class]).sum();
+        assert_eq!((u64::from(counted), u64::from(right)), (evaluation.count, evaluation.correct_count));
+    }
+
+    #[test]
+    fn the_order_in_which_labels_came_changes_nothing() {
+        let (pool, classes) = fixture::pool(40, "fine_tune");
+        let pretext = fixture::pretext(&pool);
+        let labeled = fixture::labeled(9, &classes);
+        let backwards: Vec<_> = labeled.iter().rev().copied().collect();
+        assert!(tune(&pretext, &pool, &labeled).unwrap() == tune(&pretext, &pool, &backwards).unwrap());
+    }
+
+    #[test]
+    fn batches_are_nearly_equal() {
+        let (pool, _) = fixture::pool(65, "batches");
+        let plan = plan_epoch(&pool, 0..65, 7, 1, 0);
+        assert_eq!((plan.batch_size, plan.batch_count()), (33, 2));
+    }
+
+    #[test]
+    fn labels_outside_pool_or_classes_and_none_at_all_are_refused() {
+        let (pool, classes) = fixture::pool(20, "fine_tune");
+        let pretext = fixture::pretext(&pool);
+        assert!(matches!(tune(&pretext, &pool, &[]), Err(LearnerError::NoItems { .. })));
+        let far = LabeledItem { index: 20, class: ClassIndex(0) };
+        assert!(matches!(tune(&pretext, &pool, &[far]), Err(LearnerError::Label { index: 20, .. })));
+        let unknown = LabeledItem { index: 0, class: ClassIndex(4) };
+        assert!(matches!(tune(&pretext, &pool, &[unknown]), Err(LearnerError::Label { class: 4, .. })));
+        let model = tune(&pretext, &pool, &fixture::labeled(4, &classes)).unwrap();
+        assert!(matches!(tune(&model, &pool, &fixture::labeled(4, &classes)), Err(LearnerError::Model(_))));
+    }
+
+    #[test]
+    fn the_hook_is_asked_once_a_mini_batch_and_stops_the_training() {
+        let (pool, classes) = fixture::pool(40, "fine_tune");
+        let pretext = fixture::pretext(&pool);
+        let mut seen = Vec::new();
+        let mut hook = |done: u64, total: u64| {
+            seen.push((done, total));
+            if done == 3 { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) }
+        };
+        let stopped = fine_tune(
+            &Device::Cpu, &pretext, &pool, &fixture::labeled(8, &classes), CLASS_COUNT, &fixture::settings(), 1, None,
+            &mut DropCheckpoints, &mut hook,
+        );
+        assert!(matches!(stopped, Err(LearnerError::Stopped)));
+        assert_eq!(seen, [(0, 200), (1, 200), (2, 200), (3, 200)]);
+    }
+}

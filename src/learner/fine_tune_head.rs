@@ -104,3 +104,56 @@ impl Standardisation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learner::fixture::{self, CLASS_COUNT, go_on};
+    use crate::learner::{EmbedScope, embed, evaluate, evaluate_embeddings, score, score_embeddings};
+
+    fn fit(pretext: &Checkpoint, table: &EmbeddingTable, labeled: &[LabeledItem]) -> Result<Checkpoint> {
+        fine_tune_head(&Device::Cpu, pretext, table, labeled, CLASS_COUNT, &fixture::settings(), 1, &mut go_on)
+    }
+
+    #[test]
+    fn a_head_on_cached_embeddings_judges_images_the_same() {
+        let (pool, classes) = fixture::pool(120, "head");
+        let (test, test_classes) = fixture::pool(80, "test");
+        let pretext = fixture::pretext(&pool);
+        let table = embed(&Device::Cpu, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let test_table = embed(&Device::Cpu, &pretext, &test, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let labeled = fixture::labeled(40, &classes);
+        let model = fit(&pretext, &table, &labeled).unwrap();
+        let by_images = evaluate(&Device::Cpu, &model, &test, &test_classes, &mut go_on).unwrap();
+        let by_table = evaluate_embeddings(&model, &test_table, &test_classes, &mut go_on).unwrap();
+        assert_eq!(by_images, by_table);
+        assert!(by_table.accuracy > 0.8, "{by_table:?}");
+        let by_images = score(&Device::Cpu, &model, &pool, &mut go_on).unwrap();
+        assert!(by_images == score_embeddings(&model, &table, &mut go_on).unwrap());
+        assert_eq!(by_images.rows.len(), 120);
+        assert!(by_images.rows.iter().all(|row| (0.0..=1.0).contains(&row.uncertainty.entropy)));
+    }
+
+    #[test]
+    fn neither_the_order_of_labels_nor_of_shards_changes_a_bit() {
+        let (pool, classes) = fixture::pool(60, "head");
+        let pretext = fixture::pretext(&pool);
+        let table = embed(&Device::Cpu, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let labeled = fixture::labeled(20, &classes);
+        let mut backwards = EmbeddingTable::new(table.run.clone(), table.feature_count, false);
+        for row in (0..table.len()).rev() {
+            backwards.push(table.hashes[row], 0.0, table.embedding(row));
+        }
+        let turned: Vec<_> = labeled.iter().map(|item| LabeledItem { index: 59 - item.index, ..*item }).collect();
+        assert!(fit(&pretext, &table, &labeled).unwrap() == fit(&pretext, &backwards, &turned).unwrap());
+    }
+
+    #[test]
+    fn embeddings_of_another_model_are_refused() {
+        let (pool, classes) = fixture::pool(20, "head");
+        let pretext = fixture::pretext(&pool);
+        let mut table = embed(&Device::Cpu, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
+        table.run = "00".repeat(32);
+        assert!(matches!(fit(&pretext, &table, &fixture::labeled(8, &classes)), Err(LearnerError::Model(_))));
+    }
+}

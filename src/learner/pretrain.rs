@@ -95,3 +95,31 @@ fn initial_checkpoint(device: &Device, pool: &Pool, settings: &ProjectSettings, 
     };
     Checkpoint { manifest, backbone, head, training: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learner::DropCheckpoints;
+    use crate::learner::fixture::{self, go_on};
+
+    #[test]
+    fn rotations_are_learned_and_the_manifest_says_how() {
+        let (pool, _) = fixture::pool(120, "pretrain");
+        let mut settings = fixture::settings();
+        settings.pretext.epochs = 6;
+        let model = pretrain(&Device::Cpu, &pool, &settings, None, &mut DropCheckpoints, &mut go_on).unwrap();
+        let manifest = &model.manifest;
+        assert_eq!((manifest.kind, manifest.class_count, manifest.epochs.len()), (ModelKind::Pretext, 4, 6));
+        assert_eq!((manifest.item_count, manifest.seed, manifest.run.len()), (120, 7, 64));
+        let (first, last) = (manifest.epochs[0], manifest.epochs[5]);
+        assert!(last.loss < 0.8 * first.loss && last.accuracy > 0.6, "{first:?} {last:?}");
+        assert_eq!(model.training, None);
+    }
+
+    #[test]
+    fn an_empty_pool_is_refused() {
+        let pool = Pool::new(fixture::SHAPE, vec![], vec![]).unwrap();
+        let error = pretrain(&Device::Cpu, &pool, &fixture::settings(), None, &mut DropCheckpoints, &mut go_on).unwrap_err();
+        assert!(matches!(error, LearnerError::NoItems { .. }));
+    }
+}

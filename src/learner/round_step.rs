@@ -90,3 +90,76 @@ pub fn round_step(
     };
     Ok(RoundOutcome { model, evaluation, scores })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learner::fixture::{self, CLASS_COUNT, go_on};
+    use crate::learner::{DropCheckpoints, EmbedScope, embed, pretrain};
+
+    #[test]
+    fn both_modes_give_a_model_a_verdict_and_a_score_for_every_item() {
+        let (pool, classes) = fixture::pool(60, "round");
+        let (test, test_classes) = fixture::pool(40, "test");
+        let pretext = fixture::pretext(&pool);
+        let table = embed(&Device::Cpu, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let labeled = fixture::labeled(16, &classes);
+        let mut settings = fixture::settings();
+        for mode in [FineTuneMode::Full, FineTuneMode::Head] {
+            settings.fine_tune.mode = mode;
+            let input = RoundInput {
+                pretext: &pretext,
+                pool: &pool,
+                pool_embeddings: Some(&table),
+                labeled: &labeled,
+                class_count: CLASS_COUNT,
+                test: Some((&test, &test_classes)),
+                test_embeddings: None,
+                settings: &settings,
+                round: 1,
+            };
+            let run = |input| round_step(&Device::Cpu, input, None, &mut DropCheckpoints, &mut go_on);
+            let outcome = run(input).unwrap();
+            let evaluation = outcome.evaluation.expect("there is a test split");
+            assert!(evaluation.accuracy > 0.6, "{mode:?}: {evaluation:?}");
+            assert_eq!(outcome.scores.rows.len(), 60);
+            assert_eq!(outcome.scores.run, outcome.model.manifest.run);
+            let again = run(input).unwrap();
+            assert!(again.model == outcome.model && again.scores == outcome.scores);
+            if mode == FineTuneMode::Head {
+                assert!(run(RoundInput { pool_embeddings: None, ..input }).is_err());
+                assert_eq!(outcome.model.backbone, pretext.backbone);
+            }
+        }
+    }
+
+    #[test]
+    fn real_images_are_learned_from_their_rotations() {
+        let (pool, classes) = fixture::fashion_mnist("train", 2000);
+        let (test, test_classes) = fixture::fashion_mnist("t10k", 500);
+        let mut settings = fixture::settings();
+        settings.pretext.epochs = 2;
+        settings.pretext.rotations_per_image = 1;
+        settings.fine_tune.mode = FineTuneMode::Head;
+        let device = Device::Cpu;
+        let pretext = pretrain(&device, &pool, &settings, None, &mut DropCheckpoints, &mut go_on).unwrap();
+        let last = pretext.manifest.epochs[1];
+        assert!(last.accuracy > 0.5, "a quarter would be chance: {last:?}");
+        let table = embed(&device, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let labeled = fixture::labeled(500, &classes);
+        let input = RoundInput {
+            pretext: &pretext,
+            pool: &pool,
+            pool_embeddings: Some(&table),
+            labeled: &labeled,
+            class_count: 10,
+            test: Some((&test, &test_classes)),
+            test_embeddings: None,
+            settings: &settings,
+            round: 1,
+        };
+        let outcome = round_step(&device, input, None, &mut DropCheckpoints, &mut go_on).unwrap();
+        let evaluation = outcome.evaluation.expect("there is a test split");
+        assert!(evaluation.accuracy > 0.6, "a tenth would be chance: {evaluation:?}");
+    }
+}

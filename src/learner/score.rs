@@ -101,3 +101,49 @@ fn check_downstream(model: &Checkpoint) -> Result<()> {
         ModelKind::Pretext => Err(LearnerError::Model("it is a pretext model, which knows no classes".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::project::ClassIndex;
+    use crate::learner::fixture::{self, CLASS_COUNT, go_on};
+    use crate::learner::{DropCheckpoints, LabeledItem, evaluate, fine_tune};
+
+    fn model(pool: &Pool, labeled: &[LabeledItem]) -> Checkpoint {
+        let settings = fixture::settings();
+        let pretext = fixture::pretext(pool);
+        fine_tune(
+            &Device::Cpu, &pretext, pool, labeled, CLASS_COUNT, &settings, 1, None, &mut DropCheckpoints, &mut go_on,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn scores_predictions_and_evaluation_agree() {
+        let (pool, classes) = fixture::pool(40, "score");
+        let model = model(&pool, &fixture::labeled(12, &classes));
+        let table = score(&Device::Cpu, &model, &pool, &mut go_on).unwrap();
+        let images: Vec<_> = (0..pool.len()).map(|index| pool.pixels(index).to_vec()).collect();
+        let predicted = predict(&Device::Cpu, &model, &images).unwrap();
+        for (row, probabilities) in table.rows.iter().zip(&predicted) {
+            assert_eq!(*row, ScoreRow::of(row.hash, probabilities));
+            assert!((probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        }
+        let answers: Vec<ClassIndex> = table.rows.iter().map(ScoreRow::predicted).collect();
+        let evaluation = evaluate(&Device::Cpu, &model, &pool, &answers, &mut go_on).unwrap();
+        assert_eq!(evaluation.accuracy, 1.0);
+    }
+
+    #[test]
+    fn images_of_another_size_and_pretext_models_are_refused() {
+        let (pool, classes) = fixture::pool(20, "score");
+        let model = model(&pool, &fixture::labeled(4, &classes));
+        let error = predict(&Device::Cpu, &model, &[vec![0; 63]]).unwrap_err();
+        assert!(error.to_string().contains("63 for 64"), "{error}");
+        let pretext = fixture::pretext(&pool);
+        assert!(matches!(score(&Device::Cpu, &pretext, &pool, &mut go_on), Err(LearnerError::Model(_))));
+        assert!(matches!(predict(&Device::Cpu, &pretext, &[]), Err(LearnerError::Model(_))));
+        let error = evaluate(&Device::Cpu, &model, &pool, &classes[1..], &mut go_on).unwrap_err();
+        assert!(error.to_string().contains("19 for 20"), "{error}");
+    }
+}

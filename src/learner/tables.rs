@@ -24,17 +24,18 @@ pub struct EmbeddingTable {
     pub feature_count: usize,
     /// Content of each row.
     pub hashes: Vec<ContentHash>,
-    /// `v` of each row in nats.
-    pub losses: Vec<f32>,
+    /// `v` of each row in nats; absent when only embeddings were asked for.
+    pub losses: Option<Vec<f32>>,
     /// Embeddings, [N, D] row-major.
     pub embeddings: Vec<f32>,
 }
 
 impl EmbeddingTable {
-    /// A table without rows.
+    /// A table without rows, with a column for `v` or without.
     #[must_use]
-    pub fn new(run: String, feature_count: usize) -> Self {
-        Self { run, feature_count, hashes: Vec::new(), losses: Vec::new(), embeddings: Vec::new() }
+    pub fn new(run: String, feature_count: usize, with_losses: bool) -> Self {
+        let losses = with_losses.then(Vec::new);
+        Self { run, feature_count, hashes: Vec::new(), losses, embeddings: Vec::new() }
     }
 
     /// Number of rows.
@@ -55,24 +56,30 @@ impl EmbeddingTable {
         &self.embeddings[index * self.feature_count..][..self.feature_count]
     }
 
-    /// Adds a row; `embedding` has `feature_count` numbers.
+    /// Adds a row; `embedding` has `feature_count` numbers, `loss` counts only in a table with that column.
     pub fn push(&mut self, hash: ContentHash, loss: f32, embedding: &[f32]) {
         debug_assert_eq!(embedding.len(), self.feature_count);
         self.hashes.push(hash);
-        self.losses.push(loss);
+        if let Some(losses) = &mut self.losses {
+            losses.push(loss);
+        }
         self.embeddings.extend_from_slice(embedding);
     }
 
     /// Appends the rows of another shard.
     ///
     /// # Errors
-    /// A shard of another model.
+    /// A shard of another model, or one with `v` to one without.
     pub fn append(&mut self, shard: &Self) -> Result<()> {
         if (&shard.run, shard.feature_count) != (&self.run, self.feature_count) {
             return Err(LearnerError::Table("its rows come from another pretext model".to_owned()));
         }
+        match (&mut self.losses, &shard.losses) {
+            (None, None) => {}
+            (Some(losses), Some(more)) => losses.extend_from_slice(more),
+            _ => return Err(LearnerError::Table("only one of the shards has pretext losses".to_owned())),
+        }
         self.hashes.extend_from_slice(&shard.hashes);
-        self.losses.extend_from_slice(&shard.losses);
         self.embeddings.extend_from_slice(&shard.embeddings);
         Ok(())
     }
@@ -82,8 +89,10 @@ impl EmbeddingTable {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128 + self.len() * (36 + 4 * self.feature_count));
         write_header(&mut bytes, EMBEDDING_MAGIC, &self.run, self.len(), self.feature_count);
+        bytes.push(u8::from(self.losses.is_some()));
         self.hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.0));
-        self.losses.iter().chain(&self.embeddings).for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        let numbers = self.losses.iter().flatten().chain(&self.embeddings);
+        numbers.for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
         bytes
     }
 
@@ -94,8 +103,9 @@ impl EmbeddingTable {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader { rest: bytes };
         let (run, count, feature_count) = reader.read_header(EMBEDDING_MAGIC)?;
+        let [with_losses] = reader.take_array()?;
         let hashes = reader.read_hashes(count)?;
-        let losses = reader.read_numbers(count)?;
+        let losses = if with_losses == 0 { None } else { Some(reader.read_numbers(count)?) };
         let embeddings = reader.read_numbers(count.saturating_mul(feature_count))?;
         reader.finish()?;
         Ok(Self { run, feature_count, hashes, losses, embeddings })
@@ -272,7 +282,7 @@ mod tests {
     use super::*;
 
     fn embeddings() -> EmbeddingTable {
-        let mut table = EmbeddingTable::new("ab".repeat(32), 3);
+        let mut table = EmbeddingTable::new("ab".repeat(32), 3, true);
         table.push(ContentHash([1; 32]), 0.5, &[1.0, 2.0, 3.0]);
         table.push(ContentHash([2; 32]), 1.5, &[4.0, 5.0, 6.0]);
         table
@@ -286,6 +296,8 @@ mod tests {
     #[test]
     fn tables_come_back_from_their_bytes() {
         assert_eq!(EmbeddingTable::from_bytes(&embeddings().to_bytes()).unwrap(), embeddings());
+        let without = EmbeddingTable { losses: None, ..embeddings() };
+        assert_eq!(EmbeddingTable::from_bytes(&without.to_bytes()).unwrap(), without);
         assert_eq!(ScoreTable::from_bytes(&scores().to_bytes()).unwrap(), scores());
     }
 
@@ -310,8 +322,9 @@ mod tests {
         let mut table = embeddings();
         table.append(&embeddings()).unwrap();
         assert_eq!((table.len(), table.embedding(3)), (4, &[4.0, 5.0, 6.0][..]));
-        let other = EmbeddingTable::new("00".repeat(32), 3);
-        assert!(table.append(&other).is_err());
+        let other = EmbeddingTable::new("00".repeat(32), 3, true);
+        let without = EmbeddingTable { losses: None, ..embeddings() };
+        assert!(table.append(&other).is_err() && table.append(&without).is_err());
         let mut scored = scores();
         assert!(scored.append(&ScoreTable { run: "00".to_owned(), rows: vec![] }).is_err());
     }

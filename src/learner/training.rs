@@ -241,3 +241,90 @@ pub(super) fn starting_point(fresh: Checkpoint, resume: Option<&[u8]>) -> Checkp
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::settings::ProjectSettings;
+    use crate::learner::fixture::{self, go_on};
+    use crate::learner::pretrain;
+
+    /// Keeps the last checkpoint.
+    #[derive(Default)]
+    struct Kept(Vec<u8>);
+
+    impl CheckpointSink for Kept {
+        fn save(&mut self, bytes: &[u8]) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            self.0 = bytes.to_vec();
+            Ok(())
+        }
+    }
+
+    fn settings() -> ProjectSettings {
+        let mut settings = fixture::settings();
+        settings.pretext.epochs = 2;
+        settings
+    }
+
+    #[test]
+    fn a_training_stopped_anywhere_goes_on_to_the_same_bits() {
+        let (pool, _) = fixture::pool(70, "resume");
+        let whole = pretrain(&Device::Cpu, &pool, &settings(), None, &mut Kept::default(), &mut go_on).unwrap();
+        // 70 images × 4 rotations are 3 mini-batches an epoch: stop at the start, in the middle, between epochs and before the last.
+        for stop_at in [0, 1, 3, 5] {
+            let mut kept = Kept::default();
+            let mut hook = |done: u64, _: u64| {
+                if done == stop_at { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) }
+            };
+            let stopped = pretrain(&Device::Cpu, &pool, &settings(), None, &mut kept, &mut hook);
+            assert!(matches!(stopped, Err(LearnerError::Stopped)));
+            let mut first_done = None;
+            let mut watch = |done: u64, _: u64| {
+                first_done.get_or_insert(done);
+                ControlFlow::Continue(())
+            };
+            let resumed =
+                pretrain(&Device::Cpu, &pool, &settings(), Some(&kept.0), &mut Kept::default(), &mut watch).unwrap();
+            assert_eq!(first_done, Some(stop_at));
+            assert!(resumed == whole, "resumed at {stop_at}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_pool_changes_nothing() {
+        let (pool, _) = fixture::pool(40, "order");
+        let hashes: Vec<_> = (0..40).rev().map(|index| *pool.hash(index)).collect();
+        let pixels = (0..40).rev().flat_map(|index| pool.pixels(index).to_vec()).collect();
+        let backwards = Pool::from_pixels(fixture::SHAPE, &hashes, pixels).unwrap();
+        assert!(fixture::pretext(&pool) == fixture::pretext(&backwards));
+    }
+
+    #[test]
+    fn checkpoints_of_other_trainings_and_broken_ones_are_left() {
+        let (pool, _) = fixture::pool(40, "resume");
+        let (other_pool, _) = fixture::pool(40, "other");
+        let mut kept = Kept::default();
+        let mut hook = |done: u64, _: u64| if done == 1 { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) };
+        let stopped = pretrain(&Device::Cpu, &other_pool, &settings(), None, &mut kept, &mut hook);
+        assert!(matches!(stopped, Err(LearnerError::Stopped)));
+        let fresh = pretrain(&Device::Cpu, &pool, &settings(), None, &mut Kept::default(), &mut go_on).unwrap();
+        for resume in [&kept.0[..], b"broken"] {
+            let found = pretrain(&Device::Cpu, &pool, &settings(), Some(resume), &mut Kept::default(), &mut go_on);
+            assert!(found.unwrap() == fresh);
+        }
+    }
+
+    #[test]
+    fn a_sink_that_fails_fails_the_training() {
+        struct Full;
+        impl CheckpointSink for Full {
+            fn save(&mut self, _: &[u8]) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+                Err("no space left".into())
+            }
+        }
+        let (pool, _) = fixture::pool(40, "sink");
+        let mut hook = |_: u64, _: u64| ControlFlow::Break(Stopped);
+        let error = pretrain(&Device::Cpu, &pool, &settings(), None, &mut Full, &mut hook).unwrap_err();
+        assert!(error.to_string().contains("no space left"), "{error}");
+    }
+}

@@ -14,7 +14,7 @@ use crate::domain::task::SlotState;
 use crate::labeling::votes::{close_tasks, lock_votes};
 use crate::store::project::{self, ProjectRow};
 use crate::store::round::RoundRow;
-use crate::store::{PgConnection, Store, StoreError, job, label, pool, round, slot, task};
+use crate::store::{PgConnection, Store, StoreError, item, job, label, pool, round, slot, task};
 
 use super::batch;
 use super::moves::{move_project, move_round, note_round};
@@ -95,8 +95,7 @@ async fn end_importing(
     if round::count_unended_imports(connection, project.id).await? > 0 {
         return Ok(TickOutcome::Idle);
     }
-    let is_empty = pool::count_askable(connection, project.id, 0).await? == 0
-        && pool::count_classes(connection, project.id).await?.0 == 0;
+    let is_empty = item::count(connection, project.id).await?.pool_count == 0;
     let what = if is_empty {
         ProjectEvent::ImportEndedEmpty
     } else {

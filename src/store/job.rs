@@ -222,6 +222,23 @@ pub async fn claim(
     Ok(row)
 }
 
+/// Whether another project has a job of these kinds that a worker could take now.
+pub async fn is_another_waiting(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    kinds: &[JobKind],
+) -> Result<bool, StoreError> {
+    let waiting = sqlx::query_scalar!(
+        r#"select exists (select from job j join project p on p.id = j.project
+             where j.state = 'queued' and j.kind = any($2) and j.project <> $1 and not p.paused and p.deleted_at is null) as "exists!""#,
+        project as ProjectId,
+        kinds as &[JobKind]
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(waiting)
+}
+
 /// Prolongs an attempt's lease and writes its progress.
 pub async fn beat(
     connection: &mut PgConnection,

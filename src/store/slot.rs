@@ -26,6 +26,8 @@ pub struct SlotRow {
     pub priority: i64,
     /// Who holds it, answered it, or held it last.
     pub labeler: Option<TokenId>,
+    /// The person who answered or skipped it, when a tool labels for several.
+    pub person: Option<String>,
     /// Who held it before.
     pub former: Vec<TokenId>,
     /// Times it was leased.
@@ -208,7 +210,7 @@ pub async fn lock_of_tasks(
     let rows = sqlx::query_as!(
         SlotRow,
         r#"select id as "id: SlotId", task as "task: TaskId", state as "state: SlotState", priority, labeler as "labeler: TokenId",
-             former as "former: Vec<TokenId>", attempt
+             person, former as "former: Vec<TokenId>", attempt
            from slot where task = any($1) order by id for no key update"#,
         tasks as &[TaskId]
     )

@@ -5,6 +5,8 @@
 //! temporary files serves all test processes of this checkout, and goes a few seconds after the last of them. The template is named by
 //! the hash of the migrations, so a changed schema makes a new one. A test's database goes when its `TestDatabase` is dropped.
 
+#![expect(clippy::panic, reason = "a test that has no database can't go on")]
+
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -270,7 +272,9 @@ fn spawn_sweeper(home: &Path) {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    command.spawn().expect("a shell starts");
+    let mut sweeper = command.spawn().expect("a shell starts");
+    // It outlives this process by design; should it end before, somebody has waited for it.
+    std::thread::spawn(move || sweeper.wait());
 }
 
 /// The template's name; makes the template first when no test of any process has done so.

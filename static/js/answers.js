@@ -30,7 +30,10 @@ export class Answers extends EventTarget {
 
   /** The latest labels, the newest first: `{key, task, name, colour}`. */
   recent(count) {
-    return this.#history.filter((entry) => entry.kind === "label").slice(-count).reverse();
+    return this.#history
+      .filter((entry) => entry.kind === "label")
+      .slice(-count)
+      .reverse();
   }
 
   /** The latest answer that can be undone, or `undefined`: `{task, name, colour, kind}`. */

@@ -25,7 +25,12 @@ export function curveChart(curve) {
   const last = curve.points.at(-1) ?? all.at(-1);
   const drawing = svg(
     "svg",
-    { class: "chart", viewBox: `0 0 ${size.width} ${size.height}`, role: "img", "aria-label": text.curve.alternative(count(last.labels), percent(last.accuracy)) },
+    {
+      class: "chart",
+      viewBox: `0 0 ${size.width} ${size.height}`,
+      role: "img",
+      "aria-label": text.curve.alternative(count(last.labels), percent(last.accuracy)),
+    },
     axes(x, y, size.height),
     band(curve.points, x, y),
     curve.random.length > 0 && line(curve.random, x, y, "random"),
@@ -54,7 +59,7 @@ export function barList(rows, label) {
 }
 
 /** A linear scale from a domain to a range, with `ticks` at round values. */
-export function scale([from, to], [start, end]) {
+function scale([from, to], [start, end]) {
   const span = to - from || 1;
   const place = (value) => start + ((value - from) / span) * (end - start);
   place.ticks = roundTicks(from, to);
@@ -63,7 +68,7 @@ export function scale([from, to], [start, end]) {
 }
 
 /** About five round values from `from` to `to`. */
-export function roundTicks(from, to) {
+function roundTicks(from, to) {
   const span = to - from || 1;
   const rough = span / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -105,7 +110,11 @@ function axes(x, y, height) {
     ]),
     svg("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
     svg("text", { class: "axis-title", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, text.curve.labels),
-    svg("text", { class: "axis-title", transform: `translate(14 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, text.curve.accuracy),
+    svg(
+      "text",
+      { class: "axis-title", transform: `translate(14 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" },
+      text.curve.accuracy,
+    ),
   );
 }
 
@@ -122,7 +131,8 @@ function line(points, x, y, kind) {
 }
 
 function dot(point, x, y) {
-  const interval = Number.isFinite(point.low) && Number.isFinite(point.high) ? text.curve.interval(percent(point.low), percent(point.high)) : null;
+  const interval =
+    Number.isFinite(point.low) && Number.isFinite(point.high) ? text.curve.interval(percent(point.low), percent(point.high)) : null;
   const words = [text.curve.point(count(point.labels), percent(point.accuracy)), interval].filter(Boolean).join(" ");
   const half = interval && svg("line", { class: "whisker", x1: x(point.labels), x2: x(point.labels), y1: y(point.low), y2: y(point.high) });
   return svg("g", { class: "point" }, half, svg("circle", { cx: x(point.labels), cy: y(point.accuracy), r: 4.5 }, svg("title", {}, words)));

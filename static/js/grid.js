@@ -19,8 +19,18 @@ export class Grid {
   constructor(classes, confirm) {
     this.#classes = new Map(classes.map((entry) => [entry.name, entry]));
     this.#confirm = confirm;
-    const button = element("button", { type: "button", class: "button primary", on: { click: () => this.confirm() } }, text.grid.confirm, element("kbd", { "aria-hidden": "true" }, "↵"));
-    this.element = element("div", { class: "grid-frame" }, this.#tiles, element("div", { class: "row grid-end" }, element("span", { class: "hint" }, text.grid.hint), button));
+    const button = element(
+      "button",
+      { type: "button", class: "button primary", on: { click: () => this.confirm() } },
+      text.grid.confirm,
+      element("kbd", { "aria-hidden": "true" }, "↵"),
+    );
+    this.element = element(
+      "div",
+      { class: "grid-frame" },
+      this.#tiles,
+      element("div", { class: "row grid-end" }, element("span", { class: "hint" }, text.grid.hint), button),
+    );
   }
 
   /** Whether a task can stand in the grid: it has a guess, and its image loads. */
@@ -34,7 +44,10 @@ export class Grid {
     if (isSame) return;
     this.#tasks = tasks;
     this.#wrong = new Set([...this.#wrong].filter((task) => tasks.includes(task)));
-    replaceChildren(this.#tiles, tasks.map((task, index) => this.#tile(task, index)));
+    replaceChildren(
+      this.#tiles,
+      tasks.map((task, index) => this.#tile(task, index)),
+    );
   }
 
   /** Marks the image at `index` as wrong, or takes the mark away. */
@@ -66,7 +79,13 @@ export class Grid {
       "button",
       { type: "button", class: "grid-tile", vars: { "--class-colour": entry.colour }, on: { click: () => this.toggle(index) } },
       element("img", { src: task.image_url, alt: "", decoding: "async" }),
-      element("span", { class: "grid-guess" }, element("kbd", { "aria-hidden": "true" }, String(index + 1)), element("span", {}, entry.name), element("span", { class: "guess" }, percent(task.suggestions[0].probability, 0))),
+      element(
+        "span",
+        { class: "grid-guess" },
+        element("kbd", { "aria-hidden": "true" }, String(index + 1)),
+        element("span", {}, entry.name),
+        element("span", { class: "guess" }, percent(task.suggestions[0].probability, 0)),
+      ),
     );
     this.#mark(button, this.#wrong.has(task));
     return element("li", {}, button);

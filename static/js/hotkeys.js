@@ -6,7 +6,18 @@ const ORDER = [..."1234567890qwertyiopadfhjklxcvbn"];
 
 /** Colours dealt out to classes that have none; swatches only, never behind text. */
 const COLOURS = [
-  "#3b82c4", "#e08a2e", "#4a9d5b", "#c94f4f", "#8a63b8", "#1a9ba1", "#d4679c", "#8c6d46", "#b5a72a", "#6b7a99", "#2f6f9f", "#a3542a",
+  "#3b82c4",
+  "#e08a2e",
+  "#4a9d5b",
+  "#c94f4f",
+  "#8a63b8",
+  "#1a9ba1",
+  "#d4679c",
+  "#8c6d46",
+  "#b5a72a",
+  "#6b7a99",
+  "#2f6f9f",
+  "#a3542a",
 ];
 
 /**

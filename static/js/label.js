@@ -9,9 +9,9 @@ import { element, icon, replaceChildren } from "./dom.js";
 import { count } from "./format.js";
 import { GRID_COUNT, Grid } from "./grid.js";
 import { dealKeys } from "./hotkeys.js";
-import { renderMarkdown } from "./markdown.js";
 import { Outbox } from "./outbox.js";
 import { Recent } from "./recent.js";
+import { Guidelines, openKeyHelp } from "./reference.js";
 import { readProject, readRound } from "./shapes.js";
 import { isOperator, layOut, openDialog, openPage, projectFromAddress, toast, toastProblem } from "./shell.js";
 import { listenForSwipes } from "./swipe.js";
@@ -35,6 +35,7 @@ class LabelPage {
   #waiting;
   #recent;
   #grid;
+  #guidelines;
   #shown = null;
   #shownAt = 0;
   #undoing = false;
@@ -54,6 +55,7 @@ class LabelPage {
     this.#classes = new ClassPanel(classes, (entry) => this.#answer(entry));
     this.#recent = new Recent(this.#answers, classes);
     this.#grid = new Grid(classes, (right, wrong) => this.#answerGrid(right, wrong));
+    this.#guidelines = new Guidelines(project.guidelines);
     this.#waiting = new WaitingCard(() => this.#desk.refill());
     this.#build();
     this.#viewer = new Viewer(this.stage);
@@ -73,7 +75,6 @@ class LabelPage {
     this.batch = element("div", { class: "batch" });
     this.session = element("div", { class: "session" });
     this.saving = element("button", { type: "button", class: "saving", on: { click: () => this.#retrySaving() } });
-    this.guidelines = element("aside", { class: "guidelines", "aria-label": text.label.guidelines, hidden: true, tabindex: "0" });
     this.gridTool = tool("grid", text.grid.toggle, "M", () => this.#toggleGrid(), true);
     this.gridTool.setAttribute("aria-pressed", "false");
     this.gridTool.hidden = !this.#project.showSuggestions;
@@ -94,7 +95,7 @@ class LabelPage {
       "main",
       { class: "desk" },
       element("h1", { class: "unseen" }, text.label.heading(this.#project.name)),
-      this.guidelines,
+      this.#guidelines.element,
       element("section", { class: "work", "aria-label": text.label.image }, this.stage, tools),
       element("div", { class: "side" }, this.#classes.element, this.#recent.element, this.session),
     );
@@ -102,11 +103,14 @@ class LabelPage {
       me: this.#me,
       title: text.label.title(this.#project.name),
       middle: [this.#projectName(), this.batch],
-      end: [this.saving, barTool("book", text.label.guidelines, () => this.#toggleGuidelines()), barTool("help", text.label.help, () => this.#showHelp())],
+      end: [
+        this.saving,
+        barTool("book", text.label.guidelines, () => this.#guidelines.toggle()),
+        barTool("help", text.label.help, openKeyHelp),
+      ],
       main,
       beforeLeave: () => this.#leave(),
     });
-    this.#fillGuidelines();
   }
 
   #projectName() {
@@ -123,7 +127,9 @@ class LabelPage {
       this.#recent.show();
     });
     this.#answers.addEventListener("round", ({ detail }) => this.#setRound(readRound(detail)));
-    this.#answers.addEventListener("lost", ({ detail }) => toast(text.label.lost(detail.name, detail.outcome), { tone: "bad", lasting: true }));
+    this.#answers.addEventListener("lost", ({ detail }) =>
+      toast(text.label.lost(detail.name, detail.outcome), { tone: "bad", lasting: true }),
+    );
     this.#outbox.addEventListener("change", () => {
       this.#showSaving();
       this.#showBatch();
@@ -221,9 +227,12 @@ class LabelPage {
       { class: "wait-card", role: "status" },
       element("h2", {}, text.label.broken.title),
       element("p", {}, text.label.broken.body),
-      element("div", { class: "row" },
+      element(
+        "div",
+        { class: "row" },
         element("button", { type: "button", class: "button primary", on: { click: again } }, text.label.broken.again),
-        element("button", { type: "button", class: "button", on: { click: () => this.#skip("broken") } }, text.label.broken.skip)),
+        element("button", { type: "button", class: "button", on: { click: () => this.#skip("broken") } }, text.label.broken.skip),
+      ),
     );
     this.#viewer.showContent(card);
   }
@@ -321,7 +330,7 @@ class LabelPage {
       u: () => this.#undo(),
       Backspace: () => this.#undo(),
       s: () => this.#askSkip(),
-      g: () => this.#toggleGuidelines(),
+      g: () => this.#guidelines.toggle(),
       m: () => this.#toggleGrid(),
       z: () => this.#viewer.reset(),
       "+": () => this.#viewer.zoomIn(),
@@ -329,7 +338,7 @@ class LabelPage {
       "-": () => this.#viewer.zoomOut(),
       "]": () => this.#viewer.brighten(1),
       "[": () => this.#viewer.brighten(-1),
-      "?": () => this.#showHelp(),
+      "?": openKeyHelp,
       "/": () => this.#classes.focusFilter(),
     };
     const act = fixed[key.length === 1 ? key.toLowerCase() : key];
@@ -386,7 +395,8 @@ class LabelPage {
     const state = connection === "signed_out" || connection === "offline" ? connection : unsaved > 0 ? "sending" : "saved";
     this.saving.className = `saving ${state}`;
     const words = text.saving[state](unsaved);
-    if (this.saving.textContent !== words) replaceChildren(this.saving, icon(state === "saved" ? "check" : state === "sending" ? "cloud" : "alert"), element("span", {}, words));
+    if (this.saving.textContent !== words)
+      replaceChildren(this.saving, icon(state === "saved" ? "check" : state === "sending" ? "cloud" : "alert"), element("span", {}, words));
     this.saving.disabled = state === "saved" || state === "sending";
     if (connection === "idle" && unsaved === 0 && this.#desk?.wait?.reason === "offline") this.#desk.refill();
   }
@@ -411,27 +421,6 @@ class LabelPage {
     if (!this.#desk.current && this.#desk.wait) this.#showWait(this.#desk.wait);
   }
 
-  #fillGuidelines() {
-    const source = this.#project.guidelines;
-    const body = source ? renderMarkdown(source) : element("p", { class: "hint" }, text.label.noGuidelines);
-    replaceChildren(this.guidelines, element("h2", {}, text.label.guidelines), body);
-  }
-
-  #toggleGuidelines() {
-    if (matchMedia("(max-width: 760px)").matches) {
-      openDialog({ title: text.label.guidelines, body: element("div", { class: "guidelines-text" }, Array.from(this.guidelines.childNodes, (node) => node.cloneNode(true)).slice(1)) });
-      return;
-    }
-    this.guidelines.hidden = !this.guidelines.hidden;
-  }
-
-  #showHelp() {
-    const rows = text.help.keys.map(([keys, does]) =>
-      element("tr", {}, element("td", {}, keys.map((key) => element("kbd", {}, key))), element("td", {}, does)),
-    );
-    openDialog({ title: text.help.title, body: [element("table", { class: "keys" }, element("tbody", {}, rows)), element("p", { class: "hint" }, text.help.saved)] });
-  }
-
   /** Before a link is followed, leases go back so that others can take the tasks. */
   #leaveByLink(event) {
     const link = event.target.closest?.("a[href]");
@@ -451,7 +440,13 @@ class LabelPage {
 function tool(symbol, label, key, run, isWide = false) {
   return element(
     "button",
-    { type: "button", class: isWide ? "tool wide-only" : "tool named", title: `${label} (${key})`, "aria-label": label, on: { click: run } },
+    {
+      type: "button",
+      class: isWide ? "tool wide-only" : "tool named",
+      title: `${label} (${key})`,
+      "aria-label": label,
+      on: { click: run },
+    },
     icon(symbol),
     isWide ? null : element("span", { "aria-hidden": "true" }, label),
     isWide ? null : element("kbd", { "aria-hidden": "true" }, key),

@@ -71,7 +71,14 @@ class ProjectPage {
     this.curve = element("div", {});
     this.label = element("a", { class: "button", href: `/label/${name}` }, text.projects.label);
     const main = document.querySelector("main");
-    const edit = operator && element("button", { type: "button", class: "button", on: { click: () => openSettings(this.#project, () => this.#refresh(["project"])) } }, icon("edit"), text.board.settings);
+    const edit =
+      operator &&
+      element(
+        "button",
+        { type: "button", class: "button", on: { click: () => openSettings(this.#project, () => this.#refresh(["project"])) } },
+        icon("edit"),
+        text.board.settings,
+      );
     const head = element(
       "div",
       { class: "page-head" },
@@ -127,10 +134,13 @@ class ProjectPage {
   #schedule() {
     clearTimeout(this.#poll);
     const isBusy = this.#project.progress !== null || this.#project.state === "importing";
-    this.#poll = setTimeout(async () => {
-      if (!document.hidden) await this.#refresh(["project"]);
-      this.#schedule();
-    }, isBusy ? JOB_MS : QUIET_MS);
+    this.#poll = setTimeout(
+      async () => {
+        if (!document.hidden) await this.#refresh(["project"]);
+        this.#schedule();
+      },
+      isBusy ? JOB_MS : QUIET_MS,
+    );
   }
 
   #showProject() {

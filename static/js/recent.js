@@ -19,14 +19,23 @@ export class Recent {
 
   /** Draws the strip anew. */
   show() {
-    replaceChildren(this.element, this.#answers.recent(SHOWN_COUNT).map((entry) => this.#picture(entry)));
+    replaceChildren(
+      this.element,
+      this.#answers.recent(SHOWN_COUNT).map((entry) => this.#picture(entry)),
+    );
   }
 
   #picture(entry) {
     const words = text.label.recentAnswer(entry.name);
     return element(
       "button",
-      { type: "button", title: words, "aria-label": words, vars: { "--class-colour": entry.colour }, on: { click: () => this.#ask(entry) } },
+      {
+        type: "button",
+        title: words,
+        "aria-label": words,
+        vars: { "--class-colour": entry.colour },
+        on: { click: () => this.#ask(entry) },
+      },
       copyOf(entry.task.image),
     );
   }

@@ -61,7 +61,12 @@ export function strategyName(strategy) {
 /** Without a test split there is no accuracy, and so no point. */
 function readPoints(rows, accuracyOf) {
   return rows
-    .map((row) => ({ labels: row.label_count, accuracy: accuracyOf(row), low: row.interval?.low ?? null, high: row.interval?.high ?? null }))
+    .map((row) => ({
+      labels: row.label_count,
+      accuracy: accuracyOf(row),
+      low: row.interval?.low ?? null,
+      high: row.interval?.high ?? null,
+    }))
     .filter((point) => Number.isFinite(point.accuracy))
     .sort((a, b) => a.labels - b.labels);
 }

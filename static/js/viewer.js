@@ -133,7 +133,7 @@ export class Viewer {
 }
 
 /** The size at which an image fits the area; whole multiples for small ones, so that every pixel is the same square. */
-export function fitted(image, area) {
+function fitted(image, area) {
   const width = image.naturalWidth;
   const height = image.naturalHeight;
   const small = Math.max(width, height) <= SMALL_EDGE;

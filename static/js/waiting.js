@@ -31,7 +31,16 @@ export class WaitingCard {
 
   constructor(lookNow) {
     this.button = element("button", { type: "button", class: "button", on: { click: lookNow } }, text.wait.lookNow);
-    this.element = element("div", { class: "wait-card" }, this.#symbol, this.#title, this.#body, this.#progress, this.#countdown, this.button);
+    this.element = element(
+      "div",
+      { class: "wait-card" },
+      this.#symbol,
+      this.#title,
+      this.#body,
+      this.#progress,
+      this.#countdown,
+      this.button,
+    );
     setInterval(() => this.#tick(), 500);
   }
 
@@ -53,7 +62,8 @@ export class WaitingCard {
 
   #tick() {
     const left = this.#retryAt === null ? null : Math.ceil((this.#retryAt - Date.now()) / 1000);
-    this.#countdown.textContent = left === null || this.#isSoon || left > 3600 ? "" : left > 0 ? text.wait.retryIn(duration(left)) : text.wait.looking;
+    this.#countdown.textContent =
+      left === null || this.#isSoon || left > 3600 ? "" : left > 0 ? text.wait.retryIn(duration(left)) : text.wait.looking;
   }
 }
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { AxeBuilder } from "@axe-core/playwright";
 import { after, before, test } from "node:test";
-import { launch, service, signIn } from "./browser.mjs";
+import { api, launch, service, signIn } from "./browser.mjs";
 
 let browser;
 
@@ -40,6 +40,28 @@ test("a link's code leaves the address at once, and leads nowhere else", async (
   await context.close();
 });
 
+test("an administrator makes a token that is shown once, and revokes it", async (t) => {
+  const me = await api("GET", "/me");
+  if (me.role !== "admin") return t.skip("only an administrator makes tokens");
+  const { page, context } = await signIn(browser);
+  await page.getByRole("button", { name: "People" }).click();
+  const name = `person ${Date.now()}`;
+  await page.getByRole("dialog").getByLabel("Name").fill(name);
+  await page.getByRole("button", { name: "Make a token" }).click();
+  const token = await page.getByLabel(`Token of ${name}`).inputValue();
+  const other = await signIn(browser, {}, token);
+  assert.equal(await other.page.getByRole("button", { name: "New project" }).count(), 0);
+  await page.getByRole("listitem").filter({ hasText: name }).getByRole("button", { name: "Revoke" }).click();
+  await page
+    .getByRole("dialog", { name: /^Revoke the token/ })
+    .getByRole("button", { name: "Revoke" })
+    .click();
+  await page.getByRole("listitem").filter({ hasText: name }).waitFor({ state: "detached" });
+  await other.page.reload();
+  await other.page.waitForURL("**/login");
+  await Promise.all([context.close(), other.context.close()]);
+});
+
 for (const colorScheme of ["light", "dark"]) {
   test(`axe-core finds no violation on any page in ${colorScheme}`, async () => {
     const { page, context } = await signIn(browser, { colorScheme, reducedMotion: "reduce" });
@@ -48,12 +70,22 @@ for (const colorScheme of ["light", "dark"]) {
 
     await page.getByRole("button", { name: "New project" }).click();
     await assertAccessible(page, "new project");
+    await page.keyboard.press("Escape");
+    const people = page.getByRole("button", { name: "People" });
+    if ((await people.count()) > 0) {
+      await people.click();
+      await page.getByRole("dialog").getByRole("listitem").first().waitFor();
+      await assertAccessible(page, "people");
+    }
 
     await page.goto(`/label/${service.project}`);
     await page.locator("img.shown").waitFor();
     await page.keyboard.press("g");
     await assertAccessible(page, "label");
-    for (const [key, name] of [["?", "help"], ["s", "skip"]]) {
+    for (const [key, name] of [
+      ["?", "help"],
+      ["s", "skip"],
+    ]) {
       await page.keyboard.press(key);
       await page.getByRole("dialog").waitFor();
       await assertAccessible(page, name);

@@ -48,7 +48,11 @@ export async function signIn(browser, options = {}, token = service.token) {
 export async function api(method, path, body) {
   const headers = { Authorization: `Bearer ${service.token}`, "Content-Type": "application/json" };
   if (method === "POST") headers["Idempotency-Key"] = randomUUID();
-  const response = await fetch(`${service.url}/api/v1${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const response = await fetch(`${service.url}/api/v1${path}`, {
+    method,
+    headers,
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
   const content = await response.text();
   if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${content}`);
   return content ? JSON.parse(content) : null;

@@ -43,9 +43,14 @@ async function allSaved(page) {
 
 /** The class of every labelled item, as the service exports it. */
 async function exportedLabels() {
-  const response = await fetch(`${service.url}/api/v1${projectPath("/labels?format=jsonl")}`, { headers: { Authorization: `Bearer ${service.token}` } });
+  const response = await fetch(`${service.url}/api/v1${projectPath("/labels?format=jsonl")}`, {
+    headers: { Authorization: `Bearer ${service.token}` },
+  });
   assert.equal(response.status, 200);
-  const rows = (await response.text()).split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  const rows = (await response.text())
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
   return { rows, classOf: new Map(rows.map((row) => [row.item, row.class])) };
 }
 
@@ -157,10 +162,13 @@ test("answers that wait survive a reload, and a lost reply doesn't count twice",
 test("many at once: what is marked is shown alone, the rest gets the model's guess", async (t) => {
   const { page, context, problems } = await openDesk();
   const { tasks } = await api("POST", projectPath("/leases"), { count: 20, resume: true });
-  if (tasks.filter((task) => task.suggestions.length > 0).length < 9) return t.skip("this batch was asked before the first model, so it has no guesses");
+  if (tasks.filter((task) => task.suggestions.length > 0).length < 9)
+    return t.skip("this batch was asked before the first model, so it has no guesses");
   await page.keyboard.press("m");
   await page.locator(".grid-tile").nth(8).waitFor();
-  const items = await page.locator(".grid-tile img").evaluateAll((images) => images.map((image) => image.src.match(/items\/([^/]+)\/image/)[1]));
+  const items = await page
+    .locator(".grid-tile img")
+    .evaluateAll((images) => images.map((image) => image.src.match(/items\/([^/]+)\/image/)[1]));
   const guesses = await page.locator(".grid-guess span:nth-child(2)").allTextContents();
   await page.keyboard.press("2");
   await page.waitForFunction(() => [...document.querySelectorAll(".grid-tile img")].every((image) => image.complete));

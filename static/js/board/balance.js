@@ -25,7 +25,10 @@ export class Balance {
     const chosen = this.#select.value;
     const options = [["all", text.balance.all], ...rounds.map((round) => [String(round.number), text.rounds.name(round.number)])];
     if (options.length !== this.#select.options.length) {
-      replaceChildren(this.#select, options.map(([value, words]) => element("option", { value, selected: value === chosen }, words)));
+      replaceChildren(
+        this.#select,
+        options.map(([value, words]) => element("option", { value, selected: value === chosen }, words)),
+      );
     }
     this.#draw();
   }

@@ -36,7 +36,12 @@ export class Feed {
     const body = parse(event.data);
     const payload = body.payload ?? body;
     this.#list.querySelector(".feed-quiet")?.remove();
-    const row = element("li", {}, element("time", {}, timeOfDay(body.created_at ?? new Date())), element("span", {}, text.events[kind](payload)));
+    const row = element(
+      "li",
+      {},
+      element("time", {}, timeOfDay(body.created_at ?? new Date())),
+      element("span", {}, text.events[kind](payload)),
+    );
     this.#list.prepend(row);
     while (this.#list.children.length > SHOWN_COUNT) this.#list.lastChild.remove();
   }

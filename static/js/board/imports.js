@@ -30,7 +30,12 @@ export class Imports {
     this.element = element(
       "div",
       { class: "imports" },
-      element("div", { class: "field-row" }, field("split", text.imports.split, split), field("labels", text.imports.labels, labels, text.imports.labelsHint)),
+      element(
+        "div",
+        { class: "field-row" },
+        field("split", text.imports.split, split),
+        field("labels", text.imports.labels, labels, text.imports.labelsHint),
+      ),
       this.#dropZone(rules),
       this.#serverForm(rules),
       this.#reports,
@@ -44,7 +49,13 @@ export class Imports {
   }
 
   #dropZone(rules) {
-    const input = element("input", { type: "file", multiple: true, class: "unseen", id: "import-files", accept: "image/*,.zip,.tar,.gz,.tgz" });
+    const input = element("input", {
+      type: "file",
+      multiple: true,
+      class: "unseen",
+      id: "import-files",
+      accept: "image/*,.zip,.tar,.gz,.tgz",
+    });
     const zone = element(
       "label",
       { class: "drop", for: "import-files" },
@@ -58,7 +69,11 @@ export class Imports {
       take(input.files);
       input.value = "";
     });
-    for (const [type, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+    for (const [type, isOver] of [
+      ["dragover", true],
+      ["dragleave", false],
+      ["drop", false],
+    ]) {
       zone.addEventListener(type, (event) => {
         event.preventDefault();
         zone.classList.toggle("over", isOver);
@@ -78,7 +93,10 @@ export class Imports {
         showFieldErrors(form, []);
         this.#follow(id, source.value.trim());
       } catch (error) {
-        const homeless = error instanceof Problem ? showFieldErrors(form, error.errors.length > 0 ? error.errors : [{ field: "source", detail: error.message }]) : [error];
+        const homeless =
+          error instanceof Problem
+            ? showFieldErrors(form, error.errors.length > 0 ? error.errors : [{ field: "source", detail: error.message }])
+            : [error];
         if (homeless.length > 0) toastProblem(error);
       }
     };
@@ -100,7 +118,11 @@ export class Imports {
     for (const file of files) form.append("file", file, file.webkitRelativePath || file.name);
     try {
       const answer = await upload(`${this.#path}/images`, form, (fraction) => {
-        replaceChildren(report.body, progressBar(fraction, text.imports.uploading), element("p", { class: "hint" }, `${text.imports.uploading} ${percent(fraction, 0)}`));
+        replaceChildren(
+          report.body,
+          progressBar(fraction, text.imports.uploading),
+          element("p", { class: "hint" }, `${text.imports.uploading} ${percent(fraction, 0)}`),
+        );
       });
       await this.#watch(answer.id, report);
     } catch (error) {
@@ -174,5 +196,10 @@ function isOver(state) {
 function rejections(state) {
   if (state.rejected.length === 0) return null;
   const rows = state.rejected.slice(0, REJECTED_SHOWN).map((row) => element("li", {}, element("code", {}, row.name), ` ${row.reason}`));
-  return element("details", { class: "more" }, element("summary", {}, text.imports.rejectedList(count(state.rejected_count))), element("ul", { class: "rejected" }, rows));
+  return element(
+    "details",
+    { class: "more" },
+    element("summary", {}, text.imports.rejectedList(count(state.rejected_count))),
+    element("ul", { class: "rejected" }, rows),
+  );
 }

@@ -9,8 +9,14 @@ const BOX = { width: 104, height: 36 };
 const WIDE = {
   size: [1000, 132],
   places: {
-    empty: [66, 84], importing: [190, 84], ready: [314, 84], pretraining: [438, 84],
-    labeling: [562, 84], training: [686, 84], scoring: [810, 84], finished: [934, 84],
+    empty: [66, 84],
+    importing: [190, 84],
+    ready: [314, 84],
+    pretraining: [438, 84],
+    labeling: [562, 84],
+    training: [686, 84],
+    scoring: [810, 84],
+    finished: [934, 84],
   },
   // The way back from scoring to labeling, over the top of training.
   back: "M810 66 C810 14 562 14 562 62",
@@ -20,8 +26,14 @@ const WIDE = {
 const NARROW = {
   size: [340, 230],
   places: {
-    empty: [58, 24], importing: [170, 24], ready: [282, 24], pretraining: [282, 84],
-    labeling: [282, 144], training: [170, 144], scoring: [58, 144], finished: [58, 208],
+    empty: [58, 24],
+    importing: [170, 24],
+    ready: [282, 24],
+    pretraining: [282, 84],
+    labeling: [282, 144],
+    training: [170, 144],
+    scoring: [58, 144],
+    finished: [58, 208],
   },
   // The way back runs under training here, beside the way down to finished.
   back: "M92 164 C110 208 282 208 282 166",
@@ -56,8 +68,21 @@ function draw(project, plan) {
   const tone = project.failure !== null ? "failed" : project.isPaused ? "paused" : "present";
   return svg(
     "svg",
-    { class: "machine-drawing", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": text.board.machine(text.states[project.state] ?? project.state) },
-    svg("defs", {}, svg("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, svg("path", { class: "arrow-head", d: "M0 0 8 4 0 8z" }))),
+    {
+      class: "machine-drawing",
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      "aria-label": text.board.machine(text.states[project.state] ?? project.state),
+    },
+    svg(
+      "defs",
+      {},
+      svg(
+        "marker",
+        { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
+        svg("path", { class: "arrow-head", d: "M0 0 8 4 0 8z" }),
+      ),
+    ),
     PROJECT_STATES.slice(1).map((state, index) => arrow(plan.places[PROJECT_STATES[index]], plan.places[state])),
     svg("path", { class: "arrow", d: plan.back, "marker-end": "url(#arrow)" }),
     svg("text", { class: "arrow-words", x: plan.backWords[0], y: plan.backWords[1], "text-anchor": "middle" }, text.board.nextRound),

@@ -266,6 +266,8 @@ fn open_s3(url: &str, cache: &FilePath) -> Result<Blob, BlobError> {
         url: url.to_owned(),
         reason,
     };
+    // The HTTP client brings no TLS of its own; fails only when another part of the process chose one before, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = object_store::aws::AmazonS3Builder::from_env().with_url(url);
     let objects = builder.build().map_err(|error| wrong(error.to_string()))?;
     let within = url

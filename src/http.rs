@@ -34,6 +34,7 @@ use utoipa_axum::routes;
 use crate::access::key::SecretKey;
 use crate::access::login_code::LoginCodes;
 use crate::blob::Blob;
+use crate::engine::Engine;
 use crate::events::Events;
 use crate::rounds::{JobWake, RoundCounts};
 use crate::store::{Store, StoreError, Transaction};
@@ -43,6 +44,9 @@ pub use openapi::openapi;
 /// Bytes of a JSON body at most.
 const JSON_MAX_BYTES: usize = 4 << 20;
 
+/// Bytes of the images of one prediction at most.
+const PREDICTION_MAX_BYTES: usize = 64 << 20;
+
 /// What the handlers work with; cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
@@ -50,6 +54,8 @@ pub struct AppState {
     pub store: Store,
     /// Images, segments and checkpoints.
     pub blob: Blob,
+    /// The resident model; none in a process that only serves the API.
+    pub engine: Option<Engine>,
     /// Numbered events, live and past.
     pub events: Events,
     /// How far rounds are, counted once for all who ask at the same moment.
@@ -123,6 +129,10 @@ pub fn router(state: AppState) -> Router {
         .split_for_parts()
         .0
         .layer(DefaultBodyLimit::max(JSON_MAX_BYTES));
+    let predictions = predictions()
+        .split_for_parts()
+        .0
+        .layer(DefaultBodyLimit::max(PREDICTION_MAX_BYTES));
     let uploads = uploads().split_for_parts().0.layer(upload_limit);
     let open = Router::new()
         .route("/openapi.json", get(openapi::document))
@@ -133,8 +143,8 @@ pub fn router(state: AppState) -> Router {
         .route("/label/{project}", get(pages::label_page))
         .route("/projects/{project}", get(pages::project_page))
         .route("/static/{*path}", get(pages::static_file));
-    let routes = layers::with_timeout(quick.merge(open))
-        .merge(uploads)
+    let routes = layers::with_timeout(quick.merge(predictions).merge(open))
+        .merge(layers::with_idle_timeout(uploads))
         .fallback(problem::unknown_path);
     layers::wrap(routes.with_state(state))
 }
@@ -185,7 +195,12 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(metrics::get_metrics))
 }
 
-/// Routes whose bodies are images: larger, and without the timeout of an answer.
+/// Routes whose bodies are images that are held in memory.
+fn predictions() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(v1::predictions::create_predictions))
+}
+
+/// Routes whose bodies are streamed: larger, and without the timeout of an answer.
 fn uploads() -> OpenApiRouter<AppState> {
     OpenApiRouter::default().routes(routes!(v1::uploads::upload_images))
 }

@@ -12,12 +12,11 @@ pub mod config;
 pub mod telemetry;
 
 pub mod acquisition;
+pub mod engine;
 pub mod learner;
 pub mod nn;
 pub mod pretext;
 pub mod vision;
-
-pub mod engine;
 
 pub mod access;
 pub mod blob;

@@ -355,7 +355,8 @@ impl Labeler {
             return Ok(project.state == "finished");
         };
         let is_past = project.round.is_some_and(|round| {
-            round.number > last || (round.number == last && round.state != "labeling")
+            let is_answered = round.state != "labeling" || round.answered_count >= round.task_count;
+            round.number > last || (round.number == last && is_answered)
         });
         Ok(is_past || project.state == "finished")
     }
@@ -378,7 +379,8 @@ impl Labeler {
             let item: Value = self.api.get(&format!("/items/{}", task.item)).await?;
             match self.answers.of(item["name"].as_str().unwrap_or_default()) {
                 Answer::Class(class) => {
-                    labels.push(json!({"task": task.task, "class": class, "attempt": task.attempt}))
+                    labels
+                        .push(json!({"task": task.task, "class": class, "attempt": task.attempt}));
                 }
                 Answer::Skip(reason) => self.skip(task, reason).await?,
             }

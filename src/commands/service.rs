@@ -77,19 +77,20 @@ impl Service {
         let (wake, job_wake) = (SupervisorWake::new(), JobWake::new());
         let supervisor = Supervisor::new(house.store.clone(), events.clone(), wake.clone(), job_wake.clone());
         let mut parts = vec![tokio::spawn(supervisor.run(stop.clone())), spawn_retention(house, stop.clone())];
-        let engine = match role {
+        let (engine, guard) = match role {
             ServeRole::All => {
                 let (engine, guard) = start_engine(config).await?;
-                let worker = Worker::new(house.store.clone(), house.blob.clone(), engine, events.clone(), wake.clone(), job_wake.clone(), &config.home);
+                let worker = Worker::new(house.store.clone(), house.blob.clone(), engine.clone(), events.clone(), wake.clone(), job_wake.clone(), &config.home);
                 parts.push(tokio::spawn(worker.run(stop.clone())));
-                Some(guard)
+                (Some(engine), Some(guard))
             }
-            ServeRole::Api => None,
+            ServeRole::Api => (None, None),
         };
         let login_codes = Arc::new(LoginCodes::default());
         let state = AppState {
             store: house.store.clone(),
             blob: house.blob.clone(),
+            engine,
             events,
             round_counts: RoundCounts::new(house.store.clone(), wake),
             job_wake,
@@ -109,7 +110,7 @@ impl Service {
             }
         }));
         tracing::info!(http.address = %address, serve.role = ?role, "serving");
-        Ok(Self { address, login_codes, admin, stop, parts, engine })
+        Ok(Self { address, login_codes, admin, stop, parts, engine: guard })
     }
 
     /// A link to a page that signs in by itself, once.

@@ -2,6 +2,7 @@
 
 use super::problem::{ApiError, ProblemKind};
 use crate::blob::BlobError;
+use crate::engine::EngineError;
 use crate::labeling::LabelingError;
 use crate::rounds::control::ControlError;
 use crate::store::StoreError;
@@ -57,6 +58,25 @@ impl From<LabelingError> for ApiError {
             | LabelingError::TaskClosed(_)
             | LabelingError::NotHeld(_) => Self::conflict(detail),
             LabelingError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::QueueFull | EngineError::Stopped => Self::unavailable(
+                "the engine has no time for now; try again",
+                RETRY_AFTER_SECONDS,
+                error,
+            ),
+            EngineError::NoModel => Self::conflict(
+                "the project has no model in this server yet; its first batch trains one",
+            ),
+            EngineError::Panicked(_)
+            | EngineError::Failed(_)
+            | EngineError::Device { .. }
+            | EngineError::Threads(_) => Self::internal(error),
         }
     }
 }

@@ -3,17 +3,19 @@
 //! `wrap` puts them on in one order: the id first, so that everything inside can name it; compression last, so that errors are
 //! compressed like answers. No span or log line holds a query string, since image addresses are signed there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HeaderName, SET_COOKIE,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::Predicate;
@@ -21,9 +23,10 @@ use tower_http::request_id::{
     MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
 };
 use tower_http::sensitive_headers::SetSensitiveHeadersLayer;
-use tower_http::timeout::TimeoutLayer;
+use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
 use tower_http::trace::TraceLayer;
 
+use super::problem::ApiError;
 use super::{metrics, problem};
 
 /// How long a handler may take before it answers 408; streams only have to begin within it.
@@ -33,17 +36,37 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
     connect-src 'self'; font-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// Requests that are carried out at the same moment at most; twenty of them can hold a database connection, the others wait for one.
+const CONCURRENT_MAX: usize = 512;
+
+/// How long an upload may stand still.
+const UPLOAD_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Ends uploads that stand still.
+pub fn with_idle_timeout<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router.layer(RequestBodyTimeoutLayer::new(UPLOAD_IDLE_TIMEOUT))
+}
+
 /// Lays a timeout on routes that answer at once; uploads go without it.
 pub fn with_timeout<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    with_timeout_of(router, ANSWER_TIMEOUT)
+}
+
+fn with_timeout_of<S: Clone + Send + Sync + 'static>(
+    router: Router<S>,
+    timeout: Duration,
+) -> Router<S> {
     router.layer(TimeoutLayer::with_status_code(
         StatusCode::REQUEST_TIMEOUT,
-        ANSWER_TIMEOUT,
+        timeout,
     ))
 }
 
 /// Lays everything that all routes share around `router`; the first line is the innermost.
 pub fn wrap(router: Router) -> Router {
+    let admission = Arc::new(Semaphore::new(CONCURRENT_MAX));
     router
+        .layer(middleware::from_fn_with_state(admission, admit))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::normalize))
         .layer(CompressionLayer::new().compress_when(CompressText))
@@ -62,6 +85,17 @@ pub fn wrap(router: Router) -> Router {
         ]))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+}
+
+/// Middleware: refuses a request when too many are being carried out; a stream counts until it begins.
+async fn admit(State(admission): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    match admission.try_acquire() {
+        Ok(_permit) => next.run(request).await,
+        Err(_) => {
+            ApiError::too_many_requests("too many requests at once; try again in a moment", 1)
+                .into_response()
+        }
+    }
 }
 
 /// Middleware: the security headers of every answer, and `no-store` where a handler said nothing about caching.
@@ -104,6 +138,7 @@ fn request_span(request: &Request) -> tracing::Span {
         http.path = request.uri().path(),
         http.route = route,
         request.id = id,
+        caller.token = tracing::field::Empty,
     )
 }
 
@@ -134,5 +169,67 @@ impl Predicate for CompressText {
             .size_hint()
             .exact()
             .is_none_or(|size_bytes| size_bytes >= 1024)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::header::RETRY_AFTER;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::http::problem::PROBLEM_JSON;
+
+    async fn call(router: Router, path: &str) -> Response {
+        let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
+        router.oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_is_a_500_that_hides_its_words() {
+        async fn broken() -> &'static str {
+            panic!("secret words")
+        }
+        let response = call(wrap(Router::new().route("/", get(broken))), "/").await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
+        assert!(response.headers().contains_key("x-request-id"));
+        let body = axum::body::to_bytes(response.into_body(), 1 << 16)
+            .await
+            .unwrap();
+        assert!(
+            !String::from_utf8_lossy(&body).contains("secret"),
+            "{body:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_takes_too_long_is_a_408_problem() {
+        let slow = get(|| async {
+            std::future::pending::<()>().await;
+        });
+        let response = call(
+            wrap(with_timeout_of(
+                Router::new().route("/", slow),
+                Duration::from_millis(10),
+            )),
+            "/",
+        )
+        .await;
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
+    }
+
+    #[tokio::test]
+    async fn one_request_too_many_is_429_with_retry_after() {
+        let admission = Arc::new(Semaphore::new(0));
+        let router = Router::new()
+            .route("/", get(|| async {}))
+            .layer(middleware::from_fn_with_state(admission, admit));
+        let response = call(router, "/").await;
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
     }
 }

@@ -61,7 +61,10 @@ pub(super) fn base() -> utoipa::openapi::OpenApi {
 /// The whole document.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut document = super::api().merge(super::uploads()).into_openapi();
+    let mut document = super::api()
+        .merge(super::predictions())
+        .merge(super::uploads())
+        .into_openapi();
     let components = document.components.get_or_insert_default();
     components.security_schemes.insert(
         "token".to_owned(),

@@ -12,6 +12,7 @@ pub mod labels;
 pub mod leases;
 pub mod me;
 pub mod models;
+pub mod predictions;
 pub mod projects;
 pub mod rounds;
 pub mod tasks;

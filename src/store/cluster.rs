@@ -223,6 +223,7 @@ mod tests {
     use super::instance::READY_TIMEOUT;
     use super::server::POLL_INTERVAL;
     use super::*;
+    use crate::store::{Store, StoreError};
 
     const CHILD_HOME: &str = "GLEANER_TEST_CLUSTER_HOME";
 
@@ -449,13 +450,19 @@ mod tests {
         cluster.revive().await.unwrap();
         assert_eq!(process_in(&home), Some(pid), "nothing was wrong with it");
         let joined = Cluster::join(home.path()).await.unwrap();
+        let store = Store::connect_with(cluster.connect_options())
+            .await
+            .unwrap();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         let absent = joined.revive().await.unwrap_err();
         assert!(
             matches!(absent, ClusterError::NotRunning { .. }),
             "{absent}"
         );
+        let unreachable = StoreError::from(cluster.connect_options().connect().await.unwrap_err());
+        assert!(unreachable.is_unavailable(), "{unreachable:?}");
         cluster.revive().await.unwrap();
+        store.ping().await.unwrap();
         assert_eq!(ask(&joined, "select word from kept").await, "still here");
         joined.release().await.unwrap();
         cluster.release().await.unwrap();
@@ -566,7 +573,7 @@ mod tests {
         match &error {
             // Root may write everywhere, but the user who runs Postgres may not pass.
             ClusterError::Unreachable { ancestor, .. } if mode == 0o700 => {
-                assert_eq!(ancestor, root.path())
+                assert_eq!(ancestor, root.path());
             }
             ClusterError::Inaccessible { path, .. } if mode == 0o500 => assert_eq!(*path, home),
             other => panic!("{other}"),

@@ -69,7 +69,8 @@ function showOperation(spec, path, method, operation) {
   for (const [status, answer] of Object.entries(operation.responses ?? {})) {
     const response = resolve(spec, answer);
     box.append(element("h4", `${status}: ${response?.description ?? ""}`));
-    showContent(spec, box, response?.content);
+    // Every error has the same form, so it is shown once.
+    if (status === "default" || status < "400") showContent(spec, box, response?.content);
   }
   return box;
 }
@@ -80,7 +81,7 @@ async function show() {
   if (!answer.ok) throw new Error(`/openapi.json answered ${answer.status}`);
   const spec = await answer.json();
   document.getElementById("description").textContent = spec.info.description ?? "";
-  const groups = new Map();
+  const groups = new Map((spec.tags ?? []).map(({ name }) => [name, []]));
   for (const [path, item] of Object.entries(spec.paths)) {
     for (const method of METHODS.filter((name) => item[name])) {
       const tag = item[method].tags?.[0] ?? "other";
@@ -88,7 +89,8 @@ async function show() {
       groups.get(tag).push(showOperation(spec, path, method, item[method]));
     }
   }
-  main.replaceChildren(...[...groups].flatMap(([tag, boxes]) => [element("h2", tag), ...boxes]));
+  const filled = [...groups].filter(([, boxes]) => boxes.length > 0);
+  main.replaceChildren(...filled.flatMap(([tag, boxes]) => [element("h2", tag), ...boxes]));
 }
 
 show().catch((error) => {

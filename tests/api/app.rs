@@ -89,6 +89,7 @@ pub async fn spawn_app_on(
         blob: Blob::open(&format!("file://{}", blobs.display()), home.path())
             .await
             .expect("a local object store"),
+        engine: None,
         events: Events::start(store.clone(), stop.clone())
             .await
             .expect("events"),

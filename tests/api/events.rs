@@ -18,7 +18,8 @@ async fn read_events(mut response: Response, count: usize) -> Vec<(i64, String, 
             .await
             .expect("an event within its time");
         text.push_str(
-            std::str::from_utf8(&chunk.unwrap().expect("a stream that goes on")).unwrap(),
+            std::str::from_utf8(&chunk.expect("a chunk").expect("a stream that goes on"))
+                .expect("UTF-8"),
         );
         while let Some((frame, rest)) = text.split_once("\n\n") {
             let field = |name: &str| {
@@ -31,9 +32,9 @@ async fn read_events(mut response: Response, count: usize) -> Vec<(i64, String, 
                 (field("id:"), field("event:"), field("data:"))
             {
                 events.push((
-                    id.parse().unwrap(),
+                    id.parse().expect("a number"),
                     kind,
-                    serde_json::from_str(&data).unwrap(),
+                    serde_json::from_str(&data).expect("JSON"),
                 ));
             }
             text = rest.to_owned();
@@ -47,7 +48,7 @@ async fn open(app: &App, path: &str, last: Option<i64>) -> Response {
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }
-    request.send().await.unwrap()
+    request.send().await.expect("an answer")
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! Tasks are made through the store, so no learner is needed; what the learner does is tested where it lives.
 
 mod access;
+mod answer;
 mod app;
 mod errors;
 mod events;

@@ -17,9 +17,9 @@ async fn patch(app: &App, body: Value) -> Answer {
 fn fields(problem: &Value) -> Vec<&str> {
     problem["errors"]
         .as_array()
-        .unwrap()
+        .expect("fields")
         .iter()
-        .map(|error| error["field"].as_str().unwrap())
+        .map(|error| error["field"].as_str().expect("a name"))
         .collect()
 }
 

@@ -4,7 +4,7 @@ use gleaner::domain::role::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::app::{App, send, spawn_app};
+use crate::app::{App, PNG, send, spawn_app};
 
 /// A project with one round of which two of three tasks are labelled.
 async fn half_labeled(app: &App) {
@@ -247,4 +247,23 @@ async fn long_answers_are_compressed_for_those_who_say_so() {
     let answer = request.send().await.unwrap();
     assert_eq!(answer.headers()["content-encoding"], "gzip");
     assert!(answer.bytes().await.unwrap().starts_with(&[0x1f, 0x8b]));
+}
+
+#[tokio::test]
+async fn a_server_without_an_engine_says_so_and_a_labeler_may_not_ask() {
+    let app = spawn_app().await;
+    app.create_project("p").await;
+    let labeler = app.token(Role::Labeler).await;
+    let ask = |token: &str| {
+        let request = app.request(token, Method::POST, "/api/v1/projects/p/predictions");
+        request.header("content-type", "image/png").body(PNG)
+    };
+    send(ask(&labeler)).await.expect_problem(403, "forbidden");
+    let problem = send(ask(&app.admin))
+        .await
+        .expect_problem(503, "unavailable");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("engine"),
+        "{problem}"
+    );
 }

@@ -10,7 +10,7 @@ use crate::http::AppState;
 use crate::http::auth::{Operator, find_project};
 use crate::http::extract::Path;
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem};
 use crate::http::project_answer::{ProjectAnswer, describe};
 use crate::rounds::control;
 use crate::store;
@@ -29,7 +29,10 @@ macro_rules! control {
             operation_id = $operation,
             tag = "control",
             params(("project" = String, Path, description = "Name or id")),
-            responses((status = 200, description = "The project as it is now", body = ProjectAnswer)),
+            responses(
+                (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+                (status = 200, description = "The project as it is now", body = ProjectAnswer),
+            ),
         )]
         pub async fn $handler(
             State(app): State<AppState>,

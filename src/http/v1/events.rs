@@ -19,7 +19,7 @@ use crate::domain::ids::ProjectId;
 use crate::events::{EventRow, Subscription};
 use crate::http::auth::{Operator, Tool, find_project};
 use crate::http::extract::{Path, Query, page_cursor};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem};
 use crate::http::{AppState, Stopping};
 
 /// How often a silent stream shows that it lives, so that proxies keep it open.
@@ -69,7 +69,10 @@ impl From<&EventRow> for EventAnswer {
         EventQuery,
         ("Last-Event-ID" = Option<i64>, Header, description = "The number of the last event that was seen"),
     ),
-    responses((status = 200, description = "Server-Sent Events", body = EventAnswer, content_type = "text/event-stream")),
+    responses(
+        (status = 403, description = "Needs role tool or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "Server-Sent Events", body = EventAnswer, content_type = "text/event-stream"),
+    ),
 )]
 pub async fn stream_project_events(
     State(app): State<AppState>,
@@ -96,7 +99,10 @@ pub async fn stream_project_events(
     operation_id = "stream_events",
     tag = "events",
     params(EventQuery, ("Last-Event-ID" = Option<i64>, Header, description = "The number of the last event that was seen")),
-    responses((status = 200, description = "Server-Sent Events", body = EventAnswer, content_type = "text/event-stream")),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "Server-Sent Events", body = EventAnswer, content_type = "text/event-stream"),
+    ),
 )]
 pub async fn stream_events(
     State(app): State<AppState>,

@@ -14,7 +14,7 @@ use crate::domain::task::TaskSource;
 use crate::http::AppState;
 use crate::http::auth::{Tool, find_project};
 use crate::http::extract::{Path, Query};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem};
 use crate::store::label::ExportedLabel;
 use crate::store::{self, Store};
 
@@ -110,6 +110,7 @@ impl From<ExportedLabel> for LabelRowAnswer {
     tag = "results",
     params(("project" = String, Path, description = "Name or id"), ExportQuery),
     responses(
+        (status = 403, description = "Needs role tool or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The labels", content(
             (Vec<LabelRowAnswer> = "application/json"),
             (String = "text/csv"),

@@ -15,7 +15,7 @@ use crate::http::AppState;
 use crate::http::auth::{Operator, find_project};
 use crate::http::extract::{Page, PageQuery, Path, Query};
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem};
 use crate::import;
 use crate::rounds::control;
 use crate::store;
@@ -112,7 +112,10 @@ pub fn label_rule(split: SplitRule, labels: Option<LabelRule>) -> Result<LabelRu
     tag = "items",
     params(("project" = String, Path, description = "Name or id")),
     request_body = CreateImport,
-    responses((status = 202, description = "Queued", body = CreatedImport)),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 202, description = "Queued", body = CreatedImport),
+    ),
 )]
 pub async fn create_import(
     State(app): State<AppState>,
@@ -162,7 +165,10 @@ async fn resolve_source(app: &AppState, source: String) -> Result<PathBuf, ApiEr
     operation_id = "list_imports",
     tag = "items",
     params(("project" = String, Path, description = "Name or id"), PageQuery),
-    responses((status = 200, description = "A page of imports", body = Page<ImportAnswer>)),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A page of imports", body = Page<ImportAnswer>),
+    ),
 )]
 pub async fn list_imports(
     State(app): State<AppState>,
@@ -189,7 +195,10 @@ pub async fn list_imports(
     operation_id = "get_import",
     tag = "items",
     params(("project" = String, Path, description = "Name or id"), ("id" = Uuid, Path, description = "The import's id")),
-    responses((status = 200, description = "The import", body = ImportAnswer)),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The import", body = ImportAnswer),
+    ),
 )]
 pub async fn get_import(
     State(app): State<AppState>,

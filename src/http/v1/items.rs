@@ -17,7 +17,7 @@ use crate::domain::role::Role;
 use crate::http::AppState;
 use crate::http::auth::{Labeler, MaybeCaller, Tool, find_project};
 use crate::http::extract::{Page, Path, Query, page_cursor, page_limit};
-use crate::http::problem::{ApiError, ProblemKind};
+use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::store;
 use crate::store::item::ItemRow;
 
@@ -84,7 +84,10 @@ pub struct ItemQuery {
     operation_id = "list_items",
     tag = "items",
     params(("project" = String, Path, description = "Name or id"), ItemQuery),
-    responses((status = 200, description = "A page of items", body = Page<ItemAnswer>)),
+    responses(
+        (status = 403, description = "Needs role tool or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A page of items", body = Page<ItemAnswer>),
+    ),
 )]
 pub async fn list_items(
     State(app): State<AppState>,
@@ -126,7 +129,10 @@ pub async fn list_items(
     operation_id = "get_item",
     tag = "items",
     params(("item" = Uuid, Path, description = "The item's id")),
-    responses((status = 200, description = "The item", body = ItemAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The item", body = ItemAnswer),
+    ),
 )]
 pub async fn get_item(
     State(app): State<AppState>,

@@ -19,11 +19,12 @@ use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::{Json, Path};
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem};
 use crate::labeling::{self, Actor, Submission, SubmitResult};
 use crate::store::project::ProjectRow;
 use crate::store::round::RoundStanding;
 use crate::store::{self, PgConnection};
+use crate::telemetry::metric;
 
 /// The most labels of one submit.
 const LABEL_COUNT_MAX: usize = 500;
@@ -113,7 +114,10 @@ impl From<RoundStanding> for RoundProgress {
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id")),
     request_body = SubmitLabels,
-    responses((status = 200, description = "An outcome for each label", body = SubmitAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "An outcome for each label", body = SubmitAnswer),
+    ),
 )]
 pub async fn submit_labels(
     State(app): State<AppState>,
@@ -149,6 +153,9 @@ pub async fn submit_labels(
         &json!({"results": results, "round": Value::Null}),
     )
     .await?;
+    for result in &results {
+        metrics::counter!(metric::LABELS_TOTAL, "outcome" => result.outcome.as_str()).increment(1);
+    }
     let round = round_progress(&app, row.id).await?;
     Ok(axum::Json(SubmitAnswer { results, round }).into_response())
 }
@@ -245,7 +252,10 @@ pub struct LabelAnswer {
     operation_id = "undo_label",
     tag = "labeling",
     params(("label" = Uuid, Path, description = "The label's id")),
-    responses((status = 200, description = "The task that is open again", body = LabelAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The task that is open again", body = LabelAnswer),
+    ),
 )]
 pub async fn undo_label(
     State(app): State<AppState>,
@@ -271,7 +281,10 @@ pub async fn undo_label(
     tag = "labeling",
     params(("label" = Uuid, Path, description = "The label's id")),
     request_body = CorrectLabel,
-    responses((status = 200, description = "The label as it is now", body = LabelAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The label as it is now", body = LabelAnswer),
+    ),
 )]
 pub async fn correct_label(
     State(app): State<AppState>,

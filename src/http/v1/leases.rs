@@ -15,9 +15,10 @@ use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::Path;
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem};
 use crate::http::v1::rounds::ClassNames;
 use crate::labeling;
+use crate::telemetry::metric;
 
 /// How many tasks are wanted.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -116,7 +117,10 @@ impl Leases {
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id")),
     request_body = CreateLeases,
-    responses((status = 200, description = "The tasks, or why there are none", body = Leases)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The tasks, or why there are none", body = Leases),
+    ),
 )]
 pub async fn create_leases(
     State(app): State<AppState>,
@@ -136,8 +140,10 @@ pub async fn create_leases(
     let leases =
         labeling::lease_tasks(work.connection(), &row, caller.token, count, resume).await?;
     let class_names = ClassNames::read(work.connection(), row.id).await?;
-    work.finish(StatusCode::OK, &Leases::new(leases, &class_names, &app.key))
-        .await
+    let leases = Leases::new(leases, &class_names, &app.key);
+    let response = work.finish(StatusCode::OK, &leases).await?;
+    metrics::counter!(metric::LEASES_TOTAL).increment(leases.tasks.len() as u64);
+    Ok(response)
 }
 
 /// Which leases are meant.
@@ -164,7 +170,10 @@ pub struct ChangedLeases {
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id")),
     request_body = ChosenLeases,
-    responses((status = 200, description = "How many were renewed", body = ChangedLeases)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "How many were renewed", body = ChangedLeases),
+    ),
 )]
 pub async fn renew_leases(
     State(app): State<AppState>,
@@ -195,7 +204,10 @@ pub async fn renew_leases(
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id")),
     request_body = ChosenLeases,
-    responses((status = 200, description = "How many were given back", body = ChangedLeases)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "How many were given back", body = ChangedLeases),
+    ),
 )]
 pub async fn release_leases(
     State(app): State<AppState>,

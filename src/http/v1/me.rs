@@ -18,7 +18,7 @@ use crate::http::auth::{
     Labeler, SESSION_COOKIE, check_origin, principal_of_id, principal_of_text,
 };
 use crate::http::extract::Json;
-use crate::http::problem::{ApiError, ProblemKind};
+use crate::http::problem::{ApiError, Problem, ProblemKind};
 
 /// Who calls.
 #[derive(Debug, Serialize, ToSchema)]
@@ -51,7 +51,10 @@ impl From<&Principal> for Me {
     path = "/api/v1/me",
     operation_id = "get_me",
     tag = "access",
-    responses((status = 200, description = "The caller", body = Me)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The caller", body = Me),
+    ),
 )]
 pub async fn get_me(caller: Labeler) -> axum::Json<Me> {
     axum::Json(Me::from(&caller.0))
@@ -85,10 +88,7 @@ pub async fn create_session(
     headers: HeaderMap,
     Json(request): Json<CreateSession>,
 ) -> Result<Response, ApiError> {
-    // A foreign page must not log somebody in under its own name either; programs send neither header.
-    if headers.contains_key("sec-fetch-site") || headers.contains_key("origin") {
-        check_origin(&Method::POST, &headers)?;
-    }
+    refuse_foreign_page(&Method::POST, &headers)?;
     let refused = |detail| ApiError::new(ProblemKind::Unauthenticated, detail);
     let principal = match (request.token, request.code) {
         (Some(token), None) => {
@@ -118,6 +118,14 @@ pub async fn create_session(
     Ok(([(SET_COOKIE, cookie)], axum::Json(Me::from(&principal))).into_response())
 }
 
+/// A foreign page must not log somebody in under its own name, nor out; programs send neither header.
+fn refuse_foreign_page(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key("sec-fetch-site") || headers.contains_key("origin") {
+        check_origin(method, headers)?;
+    }
+    Ok(())
+}
+
 /// Ends the session of this browser.
 #[utoipa::path(
     delete,
@@ -127,8 +135,13 @@ pub async fn create_session(
     security(()),
     responses((status = 204, description = "The cookie is gone")),
 )]
-pub async fn delete_session(State(app): State<AppState>) -> Response {
-    (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie(&app, "", 0))]).into_response()
+pub async fn delete_session(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    refuse_foreign_page(&Method::DELETE, &headers)?;
+    let cookie = cookie(&app, "", 0);
+    Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response())
 }
 
 fn cookie(app: &AppState, value: &str, max_age_seconds: i64) -> String {

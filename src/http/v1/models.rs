@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::http::AppState;
 use crate::http::auth::{Labeler, Tool, find_project};
 use crate::http::extract::{Page, PageQuery, Path, Query};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem};
 use crate::store;
 use crate::store::model::ModelRow;
 
@@ -55,7 +55,10 @@ impl From<ModelRow> for ModelAnswer {
     operation_id = "list_models",
     tag = "results",
     params(("project" = String, Path, description = "Name or id"), PageQuery),
-    responses((status = 200, description = "A page of models", body = Page<ModelAnswer>)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A page of models", body = Page<ModelAnswer>),
+    ),
 )]
 pub async fn list_models(
     State(app): State<AppState>,
@@ -88,7 +91,10 @@ pub async fn list_models(
     operation_id = "get_model_weights",
     tag = "results",
     params(("project" = String, Path, description = "Name or id"), ("version" = i32, Path, description = "The model's version")),
-    responses((status = 200, description = "The weights", body = Vec<u8>, content_type = "application/octet-stream")),
+    responses(
+        (status = 403, description = "Needs role tool or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The weights", body = Vec<u8>, content_type = "application/octet-stream"),
+    ),
 )]
 pub async fn get_model_weights(
     State(app): State<AppState>,

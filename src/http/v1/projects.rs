@@ -16,7 +16,7 @@ use crate::http::AppState;
 use crate::http::auth::{Labeler, Operator, find_project};
 use crate::http::extract::{Json, Page, PageQuery, Path, Query, parse_value};
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::{ApiError, ProblemKind};
+use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::http::project_answer::{ProjectAnswer, describe};
 use crate::http::v1::classes::{
     ClassEntry, ClassInput, change_classes, new_classes, parse_class_changes, parse_classes,
@@ -53,7 +53,10 @@ pub struct CreateProject {
     operation_id = "create_project",
     tag = "projects",
     request_body = CreateProject,
-    responses((status = 201, description = "The project", body = ProjectAnswer)),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 201, description = "The project", body = ProjectAnswer),
+    ),
 )]
 pub async fn create_project(
     State(app): State<AppState>,
@@ -101,7 +104,10 @@ pub async fn create_project(
     operation_id = "list_projects",
     tag = "projects",
     params(PageQuery),
-    responses((status = 200, description = "A page of projects", body = Page<ProjectAnswer>)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A page of projects", body = Page<ProjectAnswer>),
+    ),
 )]
 pub async fn list_projects(
     State(app): State<AppState>,
@@ -136,7 +142,10 @@ pub async fn list_projects(
     operation_id = "get_project",
     tag = "projects",
     params(("project" = String, Path, description = "Name or id")),
-    responses((status = 200, description = "The project", body = ProjectAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The project", body = ProjectAnswer),
+    ),
 )]
 pub async fn get_project(
     State(app): State<AppState>,
@@ -161,7 +170,10 @@ pub async fn get_project(
         description = "Any of `name`, the settings, and `classes` (ClassChanges). Objects are merged, strategies are replaced whole.",
         example = json!({"budget": 2000, "classes": {"add": ["Scarf"]}}),
     ),
-    responses((status = 200, description = "The project as it is now", body = ProjectAnswer)),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The project as it is now", body = ProjectAnswer),
+    ),
 )]
 pub async fn change_project(
     State(app): State<AppState>,
@@ -229,7 +241,10 @@ pub struct DeleteQuery {
     operation_id = "delete_project",
     tag = "projects",
     params(("project" = String, Path, description = "Name or id"), DeleteQuery),
-    responses((status = 204, description = "Hidden")),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 204, description = "Hidden"),
+    ),
 )]
 pub async fn delete_project(
     State(app): State<AppState>,

@@ -15,7 +15,7 @@ use crate::domain::task::{TaskSource, TaskState};
 use crate::http::AppState;
 use crate::http::auth::{Labeler, Operator, find_project};
 use crate::http::extract::{Page, PageQuery, Path, Query};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem};
 use crate::store::round::RoundSummary;
 use crate::store::task::TaskRow;
 use crate::store::{self, PgConnection};
@@ -97,7 +97,10 @@ impl ClassNames {
     operation_id = "list_rounds",
     tag = "rounds",
     params(("project" = String, Path, description = "Name or id"), PageQuery),
-    responses((status = 200, description = "A page of rounds", body = Page<RoundAnswer>)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A page of rounds", body = Page<RoundAnswer>),
+    ),
 )]
 pub async fn list_rounds(
     State(app): State<AppState>,
@@ -132,7 +135,10 @@ pub async fn list_rounds(
     operation_id = "get_round",
     tag = "rounds",
     params(("project" = String, Path, description = "Name or id"), ("number" = i32, Path, description = "The round's number")),
-    responses((status = 200, description = "The round", body = RoundAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The round", body = RoundAnswer),
+    ),
 )]
 pub async fn get_round(
     State(app): State<AppState>,
@@ -199,7 +205,10 @@ impl From<TaskRow> for TaskAnswer {
         ("number" = i32, Path, description = "The round's number"),
         PageQuery,
     ),
-    responses((status = 200, description = "A page of tasks", body = Page<TaskAnswer>)),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A page of tasks", body = Page<TaskAnswer>),
+    ),
 )]
 pub async fn list_round_tasks(
     State(app): State<AppState>,

@@ -12,7 +12,7 @@ use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::Path;
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem};
 use crate::http::v1::labels::validate_person;
 use crate::labeling;
 
@@ -43,7 +43,10 @@ pub struct SkipAnswer {
     tag = "labeling",
     params(("project" = String, Path, description = "Name or id"), ("task" = Uuid, Path, description = "The task's id")),
     request_body = SkipTask,
-    responses((status = 200, description = "Skipped", body = SkipAnswer)),
+    responses(
+        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "Skipped", body = SkipAnswer),
+    ),
 )]
 pub async fn skip_task(
     State(app): State<AppState>,
@@ -73,6 +76,10 @@ pub async fn skip_task(
         reason,
     )
     .await?;
-    work.finish(StatusCode::OK, &SkipAnswer { task, reason })
-        .await
+    let response = work
+        .finish(StatusCode::OK, &SkipAnswer { task, reason })
+        .await?;
+    // A skip may have closed the batch's last slot.
+    app.round_counts.wake().wake();
+    Ok(response)
 }

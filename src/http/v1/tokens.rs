@@ -15,7 +15,7 @@ use crate::http::AppState;
 use crate::http::auth::Admin;
 use crate::http::extract::{Page, PageQuery, Path, Query};
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::{ApiError, ProblemKind};
+use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::store;
 use crate::store::token::TokenRow;
 
@@ -79,7 +79,10 @@ impl From<TokenRow> for TokenAnswer {
     operation_id = "create_token",
     tag = "access",
     request_body = CreateToken,
-    responses((status = 201, description = "The token", body = CreatedToken)),
+    responses(
+        (status = 403, description = "Needs role admin", body = Problem, content_type = "application/problem+json"),
+        (status = 201, description = "The token", body = CreatedToken),
+    ),
 )]
 pub async fn create_token(
     State(app): State<AppState>,
@@ -168,7 +171,10 @@ impl CreateToken {
     operation_id = "list_tokens",
     tag = "access",
     params(PageQuery),
-    responses((status = 200, description = "A page of tokens", body = Page<TokenAnswer>)),
+    responses(
+        (status = 403, description = "Needs role admin", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A page of tokens", body = Page<TokenAnswer>),
+    ),
 )]
 pub async fn list_tokens(
     State(app): State<AppState>,
@@ -194,7 +200,10 @@ pub async fn list_tokens(
     operation_id = "revoke_token",
     tag = "access",
     params(("id" = Uuid, Path, description = "The token's id")),
-    responses((status = 204, description = "Revoked")),
+    responses(
+        (status = 403, description = "Needs role admin", body = Problem, content_type = "application/problem+json"),
+        (status = 204, description = "Revoked"),
+    ),
 )]
 pub async fn revoke_token(
     State(app): State<AppState>,

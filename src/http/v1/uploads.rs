@@ -17,16 +17,17 @@ use utoipa::ToSchema;
 
 use super::imports::{CreatedImport, label_rule};
 use crate::blob;
-use crate::domain::ids::ImportId;
+use crate::domain::ids::{ImportId, TokenId};
 use crate::domain::import::{ImportFormat, LabelRule, SplitRule};
 use crate::http::AppState;
 use crate::http::auth::{Operator, find_project};
 use crate::http::extract::{Path, parse_value};
 use crate::http::idempotency::{Begun, Call};
-use crate::http::problem::{ApiError, ProblemKind};
+use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::rounds::control;
 use crate::store;
 use crate::store::import::NewImport;
+use crate::store::project::ProjectRow;
 
 /// The form of an upload.
 #[derive(ToSchema)]
@@ -52,7 +53,10 @@ pub struct UploadForm {
     tag = "items",
     params(("project" = String, Path, description = "Name or id")),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
-    responses((status = 202, description = "Stored and queued", body = CreatedImport)),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 202, description = "Stored and queued", body = CreatedImport),
+    ),
 )]
 pub async fn upload_images(
     State(app): State<AppState>,
@@ -76,10 +80,6 @@ pub async fn upload_images(
     let labels = label_rule(upload.split, upload.labels)?;
     let source = upload.into_one_file(folder.path()).await?;
 
-    let mut work = match call.begin(&app, caller.token).await? {
-        Begun::Replay(replay) => return Ok(replay.into_response()),
-        Begun::Work(work) => work,
-    };
     let import = NewImport {
         id: ImportId::generate(),
         source: "upload".to_owned(),
@@ -89,24 +89,53 @@ pub async fn upload_images(
         labels,
     };
     let key = blob::upload_key(import.id);
-    // Stored before the commit, so that a queued import always finds its file. Should the commit fail, the file is removed again.
+    // Stored before the transaction begins: it may take minutes, and a queued import must always find its file.
     app.blob.put_file(&key, &source.path).await?;
-    let queued = async {
-        store::import::insert(work.connection(), row.id, &import).await?;
-        control::queue_import(work.connection(), &row, import.id).await?;
-        let response = work
-            .finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id })
-            .await?;
-        app.job_wake.wake();
-        Ok(response)
+    match queue(&app, call, caller.token, &row, &import).await {
+        Ok(Queued::New(response)) => Ok(response),
+        Ok(Queued::Before(response)) => {
+            remove(&app, &key).await;
+            Ok(response)
+        }
+        Err(error) => {
+            remove(&app, &key).await;
+            Err(error)
+        }
+    }
+}
+
+/// What became of an upload's import.
+enum Queued {
+    /// It is queued.
+    New(Response),
+    /// The same upload was queued before; this one's file isn't needed.
+    Before(Response),
+}
+
+async fn queue(
+    app: &AppState,
+    call: Call,
+    token: TokenId,
+    row: &ProjectRow,
+    import: &NewImport,
+) -> Result<Queued, ApiError> {
+    let mut work = match call.begin(app, token).await? {
+        Begun::Replay(replay) => return Ok(Queued::Before(replay.into_response())),
+        Begun::Work(work) => work,
     };
-    let answer: Result<Response, ApiError> = queued.await;
-    if answer.is_err()
-        && let Err(error) = app.blob.delete(&key).await
-    {
+    store::import::insert(work.connection(), row.id, import).await?;
+    control::queue_import(work.connection(), row, import.id).await?;
+    let response = work
+        .finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id })
+        .await?;
+    app.job_wake.wake();
+    Ok(Queued::New(response))
+}
+
+async fn remove(app: &AppState, key: &str) {
+    if let Err(error) = app.blob.delete(key).await {
         tracing::warn!(blob.key = key, error.cause = %error, "an upload that was not queued could not be removed");
     }
-    answer
 }
 
 /// What was received, as files in a scratch folder.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::blob::upload_key;
 use crate::domain::event::EventKind;
 use crate::domain::ids::ImportId;
 use crate::domain::import::ImportState;
@@ -13,6 +14,7 @@ use crate::store::model::NewModel;
 use crate::store::{PgConnection, StoreError, import, job, model};
 
 use super::Workshop;
+use super::attempt::Attempt;
 
 /// What a job's body came to, to be made visible.
 #[derive(Clone, Debug)]
@@ -29,35 +31,53 @@ pub(super) enum Finished {
     /// A downstream model.
     Model(Box<NewModel>),
     /// An import that was read to its end.
-    Import(ImportId),
+    Import {
+        /// The import.
+        id: ImportId,
+        /// Whether its source is an upload, which nobody needs any more.
+        uploaded: bool,
+    },
 }
 
 /// Commits a result with the end of its job; false when the attempt lost the job, and then nothing was written.
-pub(super) async fn commit(workshop: &Workshop, row: &JobRow, finished: &Finished) -> Result<bool, StoreError> {
+pub(super) async fn commit(
+    workshop: &Workshop,
+    row: &JobRow,
+    finished: &Finished,
+) -> Result<bool, StoreError> {
     let mut tx = workshop.store.begin().await?;
     let outcome = match finished {
         Finished::Outcome(outcome) => outcome.clone(),
         Finished::Pretext { checkpoint, .. } => json!({ "checkpoint": checkpoint }),
-        Finished::Model(model) => {
-            to_json(&TrainOutcome { version: model.version, test_accuracy: model.test_accuracy })
-        }
-        Finished::Import(import) => json!({ "import": import }),
+        Finished::Model(model) => to_json(&TrainOutcome {
+            version: model.version,
+            test_accuracy: model.test_accuracy,
+        }),
+        Finished::Import { id, .. } => json!({ "import": id }),
     };
     if !job::finish(&mut tx, row.id, row.attempt, &outcome).await? {
         return Ok(false);
     }
     match finished {
         Finished::Outcome(_) => {}
-        Finished::Pretext { checkpoint, manifest } => {
+        Finished::Pretext {
+            checkpoint,
+            manifest,
+        } => {
             model::publish_pretext(&mut tx, row.project, checkpoint, manifest, row.id).await?;
         }
         Finished::Model(new) => {
             model::publish(&mut tx, row.project, new).await?;
-            let payload =
-                json!({ "version": new.version, "round": new.round, "test_accuracy": new.test_accuracy });
-            events::append(&mut tx, Some(row.project), EventKind::ModelPublished, &payload).await?;
+            let payload = json!({ "version": new.version, "round": new.round, "test_accuracy": new.test_accuracy });
+            events::append(
+                &mut tx,
+                Some(row.project),
+                EventKind::ModelPublished,
+                &payload,
+            )
+            .await?;
         }
-        Finished::Import(id) => {
+        Finished::Import { id, .. } => {
             import::finish(&mut tx, *id).await?;
             note_import(&mut tx, row, *id, ImportState::Done).await?;
         }
@@ -65,6 +85,21 @@ pub(super) async fn commit(workshop: &Workshop, row: &JobRow, finished: &Finishe
     tx.commit().await?;
     workshop.events.nudge();
     Ok(true)
+}
+
+/// Removes what nobody needs once the result is visible: an upload, and the checkpoint in the middle of a training.
+///
+/// Only after the commit: before it another attempt may still need both.
+pub(super) async fn tidy(workshop: &Workshop, attempt: &Attempt, finished: &Finished) {
+    let upload = match finished {
+        Finished::Import { id, uploaded: true } => Some(upload_key(*id)),
+        _ => None,
+    };
+    for key in upload.into_iter().chain(attempt.last_checkpoint()) {
+        if let Err(error) = workshop.blob.delete(&key).await {
+            tracing::warn!(blob.key = key, error = %error, "an object that nobody needs stays");
+        }
+    }
 }
 
 /// Puts the job back into the queue, with its last checkpoint.
@@ -105,5 +140,11 @@ async fn note_import(
         "read_count": counts.as_ref().map(|import| import.read_count),
         "added_count": counts.as_ref().map(|import| import.added_count),
     });
-    events::append(connection, Some(row.project), EventKind::ImportEnded, &payload).await
+    events::append(
+        connection,
+        Some(row.project),
+        EventKind::ImportEnded,
+        &payload,
+    )
+    .await
 }

@@ -15,7 +15,7 @@ use crate::store::job::JobRow;
 use crate::store::project::ProjectRow;
 use crate::store::{job, pool};
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, CheckpointCell};
 use super::finish::Finished;
 use super::{BodyError, Workshop};
 
@@ -32,32 +32,56 @@ pub(super) async fn run(
         let items = pool::list_items(&mut connection, project.id, 0, request.last_segment).await?;
         (extents, items)
     };
-    let pool = workshop.materials.open_pool(project.id, project.settings.image, &extents, &items).await?;
+    let pool = workshop
+        .materials
+        .open_pool(project.id, project.settings.image, &extents, &items)
+        .await?;
     let work = Work::Pretrain {
         pool: Arc::new(pool),
         settings: Box::new(project.settings.clone()),
         resume: load_resume(workshop, row).await?,
-        sink: Box::new(MidwaySink::new(workshop, row)),
+        sink: Box::new(MidwaySink::new(workshop, row, attempt)),
     };
-    let model = expect_model(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
+    let model = expect_model(
+        workshop
+            .engine()?
+            .run(project.id, work, attempt.hook())
+            .await?,
+    )?;
     let key = pretext_key(project.id, row.id);
     store_model(workshop, &key, &model).await?;
-    Ok(Finished::Pretext { checkpoint: key, manifest: to_json(&model.manifest) })
+    Ok(Finished::Pretext {
+        checkpoint: key,
+        manifest: to_json(&model.manifest),
+    })
 }
 
 /// The bytes of the job's last checkpoint, if an earlier attempt left one.
-pub(super) async fn load_resume(workshop: &Workshop, row: &JobRow) -> Result<Option<Vec<u8>>, BodyError> {
+pub(super) async fn load_resume(
+    workshop: &Workshop,
+    row: &JobRow,
+) -> Result<Option<Vec<u8>>, BodyError> {
     match &row.checkpoint {
-        Some(key) => Ok(Some(workshop.blob.get(key).await?)),
-        None => Ok(None),
+        // One that is gone costs time, not the job.
+        Some(key) if workshop.blob.exists(key).await? => Ok(Some(workshop.blob.get(key).await?)),
+        _ => Ok(None),
     }
 }
 
 /// Writes a finished model under its key and keeps it at hand.
-pub(super) async fn store_model(workshop: &Workshop, key: &str, model: &Arc<Checkpoint>) -> Result<(), BodyError> {
+pub(super) async fn store_model(
+    workshop: &Workshop,
+    key: &str,
+    model: &Arc<Checkpoint>,
+) -> Result<(), BodyError> {
     let written = Arc::clone(model);
-    let bytes = tokio::task::spawn_blocking(move || written.to_bytes()).await.map_err(BodyError::failed)?;
-    workshop.blob.put(key, bytes.map_err(BodyError::failed)?).await?;
+    let bytes = tokio::task::spawn_blocking(move || written.to_bytes())
+        .await
+        .map_err(BodyError::failed)?;
+    workshop
+        .blob
+        .put(key, bytes.map_err(BodyError::failed)?)
+        .await?;
     workshop.materials.keep_checkpoint(key, model);
     Ok(())
 }
@@ -65,7 +89,9 @@ pub(super) async fn store_model(workshop: &Workshop, key: &str, model: &Arc<Chec
 pub(super) fn expect_model(outcome: Outcome) -> Result<Arc<Checkpoint>, BodyError> {
     match outcome {
         Outcome::Model(model) => Ok(Arc::from(model)),
-        _ => Err(BodyError::failed("the engine answered a training with something else than a model")),
+        _ => Err(BodyError::failed(
+            "the engine answered a training with something else than a model",
+        )),
     }
 }
 
@@ -75,14 +101,14 @@ pub(super) struct MidwaySink {
     row: JobRow,
     runtime: Handle,
     saved_count: u64,
-    last_key: Option<String>,
+    newest: CheckpointCell,
 }
 
 impl MidwaySink {
-    pub(super) fn new(workshop: &Workshop, row: &JobRow) -> Self {
+    pub(super) fn new(workshop: &Workshop, row: &JobRow, attempt: &Attempt) -> Self {
         Self {
             workshop: workshop.clone(),
-            last_key: row.checkpoint.clone(),
+            newest: attempt.checkpoint_cell(),
             row: row.clone(),
             runtime: Handle::current(),
             saved_count: 0,
@@ -90,14 +116,19 @@ impl MidwaySink {
     }
 
     async fn keep(&mut self, bytes: Vec<u8>) -> Result<(), BodyError> {
-        let key = checkpoint_key(self.row.project, self.row.id, self.row.attempt, self.saved_count);
+        let key = checkpoint_key(
+            self.row.project,
+            self.row.id,
+            self.row.attempt,
+            self.saved_count,
+        );
         self.saved_count += 1;
         self.workshop.blob.put(&key, bytes).await?;
         let mut connection = self.workshop.store.acquire().await?;
         if !job::save_checkpoint(&mut connection, self.row.id, self.row.attempt, &key).await? {
             return Err(BodyError::Stopped);
         }
-        if let Some(old) = self.last_key.replace(key) {
+        if let Some(old) = self.newest.replace(key) {
             self.workshop.blob.delete(&old).await?;
         }
         Ok(())

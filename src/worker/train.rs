@@ -19,7 +19,7 @@ use crate::store::job::JobRow;
 use crate::store::model::NewModel;
 use crate::store::pool::{PoolItem, SegmentExtent};
 use crate::store::project::ProjectRow;
-use crate::store::{model, pool};
+use crate::store::{PgConnection, model, pool};
 
 use super::attempt::Attempt;
 use super::embed::{embed, load_pretext};
@@ -47,16 +47,29 @@ pub(super) async fn run(
     let inputs = read(workshop, project.id, &request).await?;
     let (pretext_key, pretext) = load_pretext(workshop, project).await?;
     let trained = match project.settings.fine_tune.mode {
-        FineTuneMode::Full => full(workshop, project, row, attempt, &request, &inputs, &classes, pretext).await?,
+        FineTuneMode::Full => {
+            full(
+                workshop, project, row, attempt, &request, &inputs, &classes, pretext,
+            )
+            .await?
+        }
         FineTuneMode::Head => {
-            head(workshop, project, attempt, &request, &inputs, &classes, &pretext_key, pretext).await?
+            head(
+                workshop,
+                project,
+                attempt,
+                &request,
+                &inputs,
+                &classes,
+                &pretext_key,
+                pretext,
+            )
+            .await?
         }
     };
     let (model, evaluation) = trained;
     let key = model_key(project.id, inputs.version, row.id);
     store_model(workshop, &key, &model).await?;
-    let version = u32::try_from(inputs.version).map_err(BodyError::failed)?;
-    workshop.engine()?.publish(project.id, version, Arc::clone(&model));
     let manifest = json!({
         "training": to_json(&model.manifest),
         "evaluation": evaluation.as_ref().map(|evaluation| json!({ "confusion": evaluation.confusion })),
@@ -74,15 +87,33 @@ pub(super) async fn run(
     })))
 }
 
-async fn read(workshop: &Workshop, project: ProjectId, request: &TrainRequest) -> Result<Inputs, BodyError> {
+async fn read(
+    workshop: &Workshop,
+    project: ProjectId,
+    request: &TrainRequest,
+) -> Result<Inputs, BodyError> {
     let ids: Vec<ItemId> = request.labeled.iter().map(|(item, _)| *item).collect();
     let mut connection = workshop.store.acquire().await?;
     Ok(Inputs {
         extents: pool::list_segments(&mut connection, project).await?,
         labeled: pool::list_by_ids(&mut connection, &ids).await?,
-        test: pool::list_test(&mut connection, project).await?,
+        test: list_known_test(&mut connection, project, request).await?,
         version: model::next_version(&mut connection, project).await?,
     })
+}
+
+/// The test split without items of a class that was added after the training was queued, which the model doesn't know.
+async fn list_known_test(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    request: &TrainRequest,
+) -> Result<Vec<PoolItem>, BodyError> {
+    let mut test = pool::list_test(connection, project).await?;
+    test.retain(|item| {
+        item.class
+            .is_some_and(|class| u32::from(class.0) < request.class_count)
+    });
+    Ok(test)
 }
 
 /// D_l as rows, with the classes that the request froze.
@@ -91,7 +122,10 @@ fn label_rows<'a>(
     classes: &HashMap<ItemId, ClassIndex>,
 ) -> Vec<LabeledItem> {
     let label = |(index, item): (usize, &PoolItem)| {
-        classes.get(&item.id).map(|class| LabeledItem { index, class: *class })
+        classes.get(&item.id).map(|class| LabeledItem {
+            index,
+            class: *class,
+        })
     };
     rows.enumerate().filter_map(label).collect()
 }
@@ -102,7 +136,10 @@ fn test_classes(test: &[PoolItem]) -> Vec<ClassIndex> {
 
 type Trained = (Arc<Checkpoint>, Option<Evaluation>);
 
-#[expect(clippy::too_many_arguments, reason = "what a training needs, each from another place")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what a training needs, each from another place"
+)]
 async fn full(
     workshop: &Workshop,
     project: &ProjectRow,
@@ -114,7 +151,10 @@ async fn full(
     pretext: Arc<Checkpoint>,
 ) -> Result<Trained, BodyError> {
     let shape = project.settings.image;
-    let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &inputs.labeled).await?;
+    let pool = workshop
+        .materials
+        .open_pool(project.id, shape, &inputs.extents, &inputs.labeled)
+        .await?;
     let work = Work::FineTune {
         pretext,
         pool: Arc::new(pool),
@@ -123,20 +163,39 @@ async fn full(
         settings: Box::new(project.settings.clone()),
         round: request.round.unsigned_abs(),
         resume: load_resume(workshop, row).await?,
-        sink: Box::new(MidwaySink::new(workshop, row)),
+        sink: Box::new(MidwaySink::new(workshop, row, attempt)),
     };
-    let model = expect_model(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
+    let model = expect_model(
+        workshop
+            .engine()?
+            .run(project.id, work, attempt.hook())
+            .await?,
+    )?;
     if inputs.test.is_empty() {
         return Ok((model, None));
     }
-    let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &inputs.test).await?;
-    let work =
-        Work::Evaluate { model: Arc::clone(&model), pool: Arc::new(pool), classes: test_classes(&inputs.test) };
-    let evaluation = expect_evaluation(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
+    let pool = workshop
+        .materials
+        .open_pool(project.id, shape, &inputs.extents, &inputs.test)
+        .await?;
+    let work = Work::Evaluate {
+        model: Arc::clone(&model),
+        pool: Arc::new(pool),
+        classes: test_classes(&inputs.test),
+    };
+    let evaluation = expect_evaluation(
+        workshop
+            .engine()?
+            .run(project.id, work, attempt.hook())
+            .await?,
+    )?;
     Ok((model, Some(evaluation)))
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a training needs, each from another place")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what a training needs, each from another place"
+)]
 async fn head(
     workshop: &Workshop,
     project: &ProjectRow,
@@ -149,12 +208,18 @@ async fn head(
 ) -> Result<Trained, BodyError> {
     let mut table = find_embeddings(workshop, project, &inputs.labeled).await?;
     let covered: std::collections::HashSet<_> = table.hashes.iter().copied().collect();
-    let (known, missing): (Vec<_>, Vec<_>) =
-        inputs.labeled.iter().cloned().partition(|item| covered.contains(&item.hash));
+    let (known, missing): (Vec<_>, Vec<_>) = inputs
+        .labeled
+        .iter()
+        .cloned()
+        .partition(|item| covered.contains(&item.hash));
     if !missing.is_empty() {
         // Labelled items of an import that came after the pool was embedded.
         let shape = project.settings.image;
-        let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &missing).await?;
+        let pool = workshop
+            .materials
+            .open_pool(project.id, shape, &inputs.extents, &missing)
+            .await?;
         let rest = embed(workshop, project, Arc::clone(&pretext), pool, attempt).await?;
         table.append(&rest).map_err(BodyError::failed)?;
     }
@@ -166,13 +231,27 @@ async fn head(
         settings: Box::new(project.settings.clone()),
         round: request.round.unsigned_abs(),
     };
-    let model = expect_model(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
+    let model = expect_model(
+        workshop
+            .engine()?
+            .run(project.id, work, attempt.hook())
+            .await?,
+    )?;
     if inputs.test.is_empty() {
         return Ok((model, None));
     }
     let table = embed_test(workshop, project, inputs, pretext_key, pretext, attempt).await?;
-    let work = Work::EvaluateEmbeddings { model: Arc::clone(&model), table, classes: test_classes(&inputs.test) };
-    let evaluation = expect_evaluation(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
+    let work = Work::EvaluateEmbeddings {
+        model: Arc::clone(&model),
+        table,
+        classes: test_classes(&inputs.test),
+    };
+    let evaluation = expect_evaluation(
+        workshop
+            .engine()?
+            .run(project.id, work, attempt.hook())
+            .await?,
+    )?;
     Ok((model, Some(evaluation)))
 }
 
@@ -188,12 +267,19 @@ async fn embed_test(
     let key = format!("{pretext_key}.test-{}.bin", inputs.test.len());
     if workshop.blob.exists(&key).await? {
         let table = workshop.materials.load_table(&key).await?;
-        if table.hashes.iter().eq(inputs.test.iter().map(|item| &item.hash)) {
+        if table
+            .hashes
+            .iter()
+            .eq(inputs.test.iter().map(|item| &item.hash))
+        {
             return Ok(table);
         }
     }
     let shape = project.settings.image;
-    let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &inputs.test).await?;
+    let pool = workshop
+        .materials
+        .open_pool(project.id, shape, &inputs.extents, &inputs.test)
+        .await?;
     let table = embed(workshop, project, pretext, pool, attempt).await?;
     workshop.blob.put(&key, table.to_bytes()).await?;
     Ok(Arc::new(table))
@@ -202,6 +288,8 @@ async fn embed_test(
 fn expect_evaluation(outcome: Outcome) -> Result<Evaluation, BodyError> {
     match outcome {
         Outcome::Evaluation(evaluation) => Ok(evaluation),
-        _ => Err(BodyError::failed("the engine answered an evaluation with something else")),
+        _ => Err(BodyError::failed(
+            "the engine answered an evaluation with something else",
+        )),
     }
 }

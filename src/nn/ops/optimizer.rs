@@ -95,7 +95,7 @@ mod tests {
         }
     }
 
-    // Expected numbers: benches/peers/reference.py optimizers
+    // Expected numbers: src/nn/ops/reference.py, section "optimizers".
     #[test]
     fn three_sgd_steps_match_pytorch() {
         let cases = [(false, [0.714_134_75, -2.128_919_84, 1.057_717_44]), (true, [0.590_209_96, -2.184_807_30, 1.299_492_36])];

@@ -81,7 +81,10 @@ pub(super) fn run(
         let mut inner = walk.unit_gradient(&second, &dx);
         walk.close(&mut inner, mask);
         let through = walk.unit_gradient(&first, &inner);
-        let around = shortcut.map_or(dx, |shortcut| walk.unit_gradient(&shortcut, &dx));
+        let around = match shortcut {
+            Some(shortcut) => walk.unit_gradient(&shortcut, &dx),
+            None => dx,
+        };
         dx = through.iter().zip(around).map(|(a, b)| a + b).collect();
     }
     walk.close(&mut dx, 0);

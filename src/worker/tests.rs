@@ -132,7 +132,7 @@ impl Service {
     async fn import_to_end(&self, source: &Path) -> ImportRow {
         let id = self.import(source).await;
         self.until("the import ends", async || {
-            let row = import::find(&mut *self.store().acquire().await.unwrap(), id)
+            let row = import::find(&mut self.store().acquire().await.unwrap(), id)
                 .await
                 .unwrap()?;
             matches!(row.state, ImportState::Done | ImportState::Failed).then_some(row)
@@ -334,7 +334,7 @@ async fn run_to_the_end(mode: FineTuneMode) {
         })
         .await;
     let models = model::list(
-        &mut *service.store().acquire().await.unwrap(),
+        &mut service.store().acquire().await.unwrap(),
         service.project,
         0,
         10,

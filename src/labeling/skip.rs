@@ -92,13 +92,13 @@ async fn apply_to_item(
     match reason {
         // Skipped in round n, it sits out round n + 1.
         SkipReason::Unsure => {
-            skip::rest_item(connection, skipped.item, skipped.round.saturating_add(2)).await?
+            skip::rest_item(connection, skipped.item, skipped.round.saturating_add(2)).await?;
         }
         SkipReason::Broken => {
-            skip::exclude_item(connection, skipped.item, Exclusion::Broken).await?
+            skip::exclude_item(connection, skipped.item, Exclusion::Broken).await?;
         }
         SkipReason::NotInClasses => {
-            skip::exclude_item(connection, skipped.item, Exclusion::NotInClasses).await?
+            skip::exclude_item(connection, skipped.item, Exclusion::NotInClasses).await?;
         }
     }
     Ok(reason.excludes_item())

@@ -219,7 +219,7 @@ impl Pulse {
                 Ok(None) => {}
                 // The lease may run out meanwhile; then the attempt's last write finds out.
                 Err(error) => {
-                    tracing::warn!(job.id = %self.row.id, error = %error, "no heartbeat could be written")
+                    tracing::warn!(job.id = %self.row.id, error = %error, "no heartbeat could be written");
                 }
             }
         }

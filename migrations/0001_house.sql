@@ -170,6 +170,8 @@ create table task (
 );
 create index task_round on task (project, round_number, rank);
 create index task_item on task (item);
+-- The supervisor looks for ties each second.
+create index task_tied on task (project) where state = 'adjudication';
 -- An item is asked once at a time; skipped and withdrawn tasks don't count.
 create unique index task_item_asked on task (item)
     where state in ('open', 'leased', 'settled', 'adjudication') and source in ('query', 'random', 'ahead');

@@ -88,7 +88,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
                 .responses
                 .insert("default".to_owned(), RefOr::T(problem_response()));
         }
-        if let Some(post) = &mut item.post {
+        if let Some(post) = item.post.as_mut().filter(|post| post.security.is_none()) {
             post.parameters
                 .get_or_insert_default()
                 .push(RefOr::T(idempotency_key()));

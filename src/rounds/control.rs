@@ -79,7 +79,7 @@ pub async fn start(
             let next = round::last_number(connection, project.id)
                 .await?
                 .map_or(1, |last| last + 1);
-            if pool::count_askable(connection, project.id, next).await? == 0 {
+            if !pool::any_askable(connection, project.id, next).await? {
                 return Err(ControlError::PoolUsedUp);
             }
             round::set_finish_requested(connection, project.id, false).await?;

@@ -229,21 +229,16 @@ async fn end_training(
         tracing::error!(project.id = %project.id, "a project is training without a round under way");
         return Ok(TickOutcome::Idle);
     };
-    let training = job::find_by_subject(
-        connection,
-        project.id,
-        JobKind::Train,
-        &subject_of_round(row.number),
-    )
-    .await?;
-    let version = match &training {
+    let subject = subject_of_round(row.number);
+    let training = job::find_outcome(connection, project.id, JobKind::Train, &subject).await?;
+    let version = match training {
         // Nobody has labelled anything yet, so there was nothing to train.
         None => None,
-        Some(job) if job.state == JobState::Done => {
-            let outcome = job.outcome.as_ref().unwrap_or(&serde_json::Value::Null);
-            Some(from_json::<TrainOutcome>("outcome", outcome)?.version)
+        Some((JobState::Done, outcome)) => {
+            let outcome = outcome.unwrap_or_default();
+            Some(from_json::<TrainOutcome>("outcome", &outcome)?.version)
         }
-        Some(job) if job.state == JobState::Failed && project.finish_requested => {
+        Some((JobState::Failed, _)) if project.finish_requested => {
             return end(connection, project, Some((&row, None))).await;
         }
         Some(_) => return Ok(TickOutcome::Idle),
@@ -381,7 +376,7 @@ async fn can_ask(
 ) -> Result<bool, StoreError> {
     Ok(!project.finish_requested
         && free_votes(connection, project).await? >= u64::from(project.settings.votes_per_task)
-        && pool::count_askable(connection, project.id, round).await? > 0)
+        && pool::any_askable(connection, project.id, round).await?)
 }
 
 /// Votes that the budget still buys beyond those that are paid or reserved.

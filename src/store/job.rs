@@ -116,6 +116,24 @@ pub async fn find_by_subject(
     Ok(row)
 }
 
+/// The state and the outcome of the project's job of this kind and subject, without its request, which may be large.
+pub async fn find_outcome(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    kind: JobKind,
+    subject: &str,
+) -> Result<Option<(JobState, Option<Value>)>, StoreError> {
+    let row = sqlx::query!(
+        r#"select state as "state: JobState", outcome from job where project = $1 and kind = $2 and subject = $3"#,
+        project as ProjectId,
+        kind as JobKind,
+        subject
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| (row.state, row.outcome)))
+}
+
 /// All jobs of one kind of a project that weren't cancelled, oldest first.
 pub async fn list_by_kind(
     connection: &mut PgConnection,

@@ -230,6 +230,20 @@ pub async fn count_paid(
     Ok(count)
 }
 
+/// Accepted votes that one labeler gave and that stand, over all projects.
+pub async fn count_of_labeler(
+    connection: &mut PgConnection,
+    labeler: TokenId,
+) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from label where labeler = $1 and counted and undone_at is null"#,
+        labeler as TokenId
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
 /// A page of the export: counted labels after `after`, in the order of ids.
 pub async fn list_for_export(
     connection: &mut PgConnection,

@@ -162,6 +162,25 @@ pub async fn count_askable(
     Ok(count)
 }
 
+/// Whether round `round` could ask any item right now; looks no further than the first.
+pub async fn any_askable(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    round: i32,
+) -> Result<bool, StoreError> {
+    let any = sqlx::query_scalar!(
+        r#"select exists (select from item i
+             where i.project = $1 and i.split = 'pool' and i.class is null and i.excluded is null and i.ask_from_round <= $2
+               and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead')
+                 and t.state in ('open', 'leased', 'settled', 'adjudication'))) as "any!""#,
+        project as ProjectId,
+        round
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(any)
+}
+
 /// D_l: pool items with a class, imported or settled by votes.
 pub async fn list_labeled(
     connection: &mut PgConnection,

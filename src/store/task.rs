@@ -369,19 +369,3 @@ pub async fn count_batch(
     .await?;
     Ok(count)
 }
-
-/// Whether the round has any task, withdrawn ones included.
-pub async fn any_of_round(
-    connection: &mut PgConnection,
-    project: ProjectId,
-    round_number: i32,
-) -> Result<bool, StoreError> {
-    let any = sqlx::query_scalar!(
-        r#"select exists (select from task where project = $1 and round_number = $2) as "any!""#,
-        project as ProjectId,
-        round_number
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(any)
-}

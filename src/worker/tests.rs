@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
-use crate::blob::Blob;
+use crate::blob::{Blob, upload_key};
 use crate::config::DeviceChoice;
 use crate::domain::ids::{ImportId, ItemId, ProjectId, TokenId};
 use crate::domain::import::{ImportFormat, ImportState, LabelRule, SplitRule};
@@ -36,10 +36,12 @@ struct Service {
     database: TestDatabase,
     folder: TempDir,
     project: ProjectId,
+    blob: Blob,
+    engine: Engine,
     events: Events,
     stop: CancellationToken,
     parts: Vec<JoinHandle<()>>,
-    _engine: EngineGuard,
+    _guard: EngineGuard,
 }
 
 impl Service {
@@ -74,8 +76,8 @@ impl Service {
         );
         let worker = Worker::new(
             store,
-            blob,
-            engine,
+            blob.clone(),
+            engine.clone(),
             events.clone(),
             wake,
             job_wake,
@@ -89,10 +91,12 @@ impl Service {
             database,
             folder,
             project,
+            blob,
+            engine,
             events,
             stop,
             parts,
-            _engine: guard,
+            _guard: guard,
         }
     }
 
@@ -108,16 +112,20 @@ impl Service {
             .expect("the project is there")
     }
 
-    async fn import(&self, source: &Path) -> ImportId {
+    /// Queues an import; `upload` is stored first, when the source is one.
+    async fn import(&self, source: &Path, upload: Option<Vec<u8>>) -> ImportId {
         let row = self.row().await;
         let new = NewImport {
             id: ImportId::generate(),
             source: source.display().to_string(),
-            uploaded: false,
+            uploaded: upload.is_some(),
             format: ImportFormat::Auto,
             split: SplitRule::Auto,
             labels: LabelRule::Hide,
         };
+        if let Some(bytes) = upload {
+            self.blob.put(&upload_key(new.id), bytes).await.unwrap();
+        }
         let mut transaction = self.store().begin().await.unwrap();
         import::insert(&mut transaction, self.project, &new)
             .await
@@ -130,7 +138,11 @@ impl Service {
     }
 
     async fn import_to_end(&self, source: &Path) -> ImportRow {
-        let id = self.import(source).await;
+        let id = self.import(source, None).await;
+        self.until_imported(id).await
+    }
+
+    async fn until_imported(&self, id: ImportId) -> ImportRow {
         self.until("the import ends", async || {
             let row = import::find(&mut self.store().acquire().await.unwrap(), id)
                 .await
@@ -385,7 +397,36 @@ async fn run_to_the_end(mode: FineTuneMode) {
         .map(|files| files.count())
         .unwrap_or(0);
     assert_eq!(kept_count, 0, "checkpoints that nobody needs");
+    assert_eq!(service.engine.published_version(service.project), Some(2));
+    check_published_after_a_restart(&service).await;
     service.stop().await;
+}
+
+/// A worker that starts anew gives its engine the models that are published already.
+async fn check_published_after_a_restart(service: &Service) {
+    let config = EngineConfig {
+        device: DeviceChoice::Cpu,
+        threads: ops::thread_count(),
+    };
+    let (engine, _guard) = Engine::start(&config).unwrap();
+    let worker = Worker::new(
+        service.store().clone(),
+        service.blob.clone(),
+        engine.clone(),
+        service.events.clone(),
+        SupervisorWake::new(),
+        JobWake::new(),
+        service.folder.path(),
+    );
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    service
+        .until("the model is published again", async || {
+            (engine.published_version(service.project) == Some(2)).then_some(())
+        })
+        .await;
+    stop.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -489,5 +530,28 @@ async fn a_pause_stops_a_training_at_a_checkpoint_from_which_it_goes_on() {
     service.until_state(ProjectState::Finished).await;
     let cancelled = "select count(*) from job where kind = 'pretrain' and state = 'cancelled'";
     assert_eq!(service.number(cancelled).await, 1);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_is_read_and_then_removed() {
+    let service = Service::start(settings()).await;
+    let images = service.folder.path().join("images");
+    draw_images(&images, 2);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_dir_all(".", &images).unwrap();
+    let bytes = archive.into_inner().unwrap();
+    let id = service.import(Path::new("images.tar"), Some(bytes)).await;
+    let row = service.until_imported(id).await;
+    assert_eq!(
+        (row.state, row.added_count),
+        (ImportState::Done, 8),
+        "{row:?}"
+    );
+    service
+        .until("the upload is gone", async || {
+            (!service.blob.exists(&upload_key(id)).await.unwrap()).then_some(())
+        })
+        .await;
     service.stop().await;
 }

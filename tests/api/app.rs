@@ -22,6 +22,8 @@ use gleaner::store::testing::TestDatabase;
 use gleaner::store::{self, Store};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -46,16 +48,76 @@ pub struct App {
     /// A folder that server-side imports may read.
     pub import_root: PathBuf,
     client: reqwest::Client,
-    _database: TestDatabase,
+    database: TestDatabase,
     stop: CancellationToken,
     _server: AbortOnDropHandle<()>,
     _home: TempDir,
 }
 
 impl Drop for App {
+    /// Stops the server and holds its database to what must be true after whatever a test did.
     fn drop(&mut self) {
         self.stop.cancel();
+        if std::thread::panicking() {
+            return;
+        }
+        let options = self.database.options();
+        // Dropping isn't async and happens inside the test's runtime, which must not be blocked on: another thread looks.
+        let looked = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime starts");
+            runtime.block_on(broken_invariants(options))
+        });
+        assert_eq!(
+            looked.join().expect("the look ends"),
+            Vec::<String>::new(),
+            "invariants of the database"
+        );
     }
+}
+
+/// What must hold in every database, as the condition under which a row breaks it.
+const INVARIANTS: [(&str, &str); 5] = [
+    (
+        "an answered slot has exactly one vote that stands and is paid",
+        "select from slot s where state = 'answered'
+           and 1 <> (select count(*) from label l where l.slot = s.id and counted and undone_at is null)",
+    ),
+    (
+        "a vote that stands fills an answered slot",
+        "select from label l join slot s on s.id = l.slot where counted and undone_at is null and s.state <> 'answered'",
+    ),
+    (
+        "a leased slot has its labeler and its end",
+        "select from slot where state = 'leased' and (labeler is null or expires_at is null)",
+    ),
+    (
+        "a settled task has no slot that is open or leased, and its item has a class",
+        "select from task t join item i on i.id = t.item where t.state = 'settled'
+           and (i.class is null or exists (select from slot s where s.task = t.id and s.state in ('open', 'leased')))",
+    ),
+    (
+        "an answer is kept for every idempotency key",
+        "select from idempotency where status is null or answer is null",
+    ),
+];
+
+async fn broken_invariants(options: PgConnectOptions) -> Vec<String> {
+    let mut connection = options.connect().await.expect("a connection");
+    let mut broken = Vec::new();
+    for (rule, rows) in INVARIANTS {
+        let query = AssertSqlSafe(format!("select exists ({rows})"));
+        let found: bool = sqlx::query_scalar(query)
+            .fetch_one(&mut connection)
+            .await
+            .expect("the look");
+        if found {
+            broken.push(rule.to_owned());
+        }
+    }
+    broken
 }
 
 /// Starts a server with an admin token.
@@ -119,7 +181,7 @@ pub async fn spawn_app_on(
         state,
         import_root,
         client: reqwest::Client::builder().build().expect("a client"),
-        _database: database,
+        database,
         stop,
         _server: AbortOnDropHandle::new(server),
         _home: home,

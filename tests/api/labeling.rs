@@ -42,6 +42,10 @@ async fn a_leased_task_is_shown_by_its_signed_address_and_answered() {
         answer["round"],
         json!({"number": 1, "state": "labeling", "answered_count": 1, "task_count": 3})
     );
+    let me = send(app.request(&ana, Method::GET, "/api/v1/me"))
+        .await
+        .expect(200);
+    assert_eq!(me["label_count"], 1);
     let project = app.get("/api/v1/projects/p").await.expect(200);
     assert_eq!(
         (project["labeled_count"].as_i64(), project["spent"].as_f64()),

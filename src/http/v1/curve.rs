@@ -9,7 +9,7 @@ use crate::domain::budget::Budget;
 use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::Path;
-use crate::http::problem::{ApiError, Problem};
+use crate::http::problem::ApiError;
 use crate::store;
 use crate::store::model::{ModelRow, RandomSlice};
 
@@ -119,7 +119,6 @@ impl RandomPoint {
     tag = "results",
     params(("project" = String, Path, description = "Name or id")),
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The curves", body = Curve),
     ),
 )]

@@ -130,7 +130,6 @@ pub async fn list_items(
     tag = "items",
     params(("item" = Uuid, Path, description = "The item's id")),
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The item", body = ItemAnswer),
     ),
 )]

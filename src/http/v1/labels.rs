@@ -19,7 +19,7 @@ use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::{Json, Path};
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::{ApiError, Problem};
+use crate::http::problem::ApiError;
 use crate::labeling::{self, Actor, Submission, SubmitResult};
 use crate::store::project::ProjectRow;
 use crate::store::round::RoundStanding;
@@ -115,7 +115,6 @@ impl From<RoundStanding> for RoundProgress {
     params(("project" = String, Path, description = "Name or id")),
     request_body = SubmitLabels,
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "An outcome for each label", body = SubmitAnswer),
     ),
 )]
@@ -253,7 +252,6 @@ pub struct LabelAnswer {
     tag = "labeling",
     params(("label" = Uuid, Path, description = "The label's id")),
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The task that is open again", body = LabelAnswer),
     ),
 )]
@@ -282,7 +280,6 @@ pub async fn undo_label(
     params(("label" = Uuid, Path, description = "The label's id")),
     request_body = CorrectLabel,
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The label as it is now", body = LabelAnswer),
     ),
 )]

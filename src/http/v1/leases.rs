@@ -15,7 +15,7 @@ use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::Path;
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::{ApiError, Problem};
+use crate::http::problem::ApiError;
 use crate::http::v1::rounds::ClassNames;
 use crate::labeling;
 use crate::telemetry::metric;
@@ -118,7 +118,6 @@ impl Leases {
     params(("project" = String, Path, description = "Name or id")),
     request_body = CreateLeases,
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The tasks, or why there are none", body = Leases),
     ),
 )]
@@ -171,7 +170,6 @@ pub struct ChangedLeases {
     params(("project" = String, Path, description = "Name or id")),
     request_body = ChosenLeases,
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "How many were renewed", body = ChangedLeases),
     ),
 )]
@@ -205,7 +203,6 @@ pub async fn renew_leases(
     params(("project" = String, Path, description = "Name or id")),
     request_body = ChosenLeases,
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "How many were given back", body = ChangedLeases),
     ),
 )]

@@ -18,7 +18,8 @@ use crate::http::auth::{
     Labeler, SESSION_COOKIE, check_origin, principal_of_id, principal_of_text,
 };
 use crate::http::extract::Json;
-use crate::http::problem::{ApiError, Problem, ProblemKind};
+use crate::http::problem::{ApiError, ProblemKind};
+use crate::store;
 
 /// Who calls.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,11 +30,16 @@ pub struct Me {
     name: String,
     /// Projects it may touch; all when null.
     projects: Option<Vec<ProjectId>>,
+    /// Labels of this token that were accepted and stand, over all projects.
+    label_count: i64,
 }
 
-impl From<&Principal> for Me {
-    fn from(principal: &Principal) -> Self {
-        Self {
+impl Me {
+    async fn read(app: &AppState, principal: &Principal) -> Result<Self, ApiError> {
+        let mut connection = app.store.acquire().await?;
+        let label_count = store::label::count_of_labeler(&mut connection, principal.token).await?;
+        Ok(Self {
+            label_count,
             id: principal.token,
             role: principal.role,
             name: principal.name.to_string(),
@@ -41,7 +47,7 @@ impl From<&Principal> for Me {
                 .projects
                 .as_ref()
                 .map(|projects| projects.to_vec()),
-        }
+        })
     }
 }
 
@@ -52,12 +58,14 @@ impl From<&Principal> for Me {
     operation_id = "get_me",
     tag = "access",
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The caller", body = Me),
     ),
 )]
-pub async fn get_me(caller: Labeler) -> axum::Json<Me> {
-    axum::Json(Me::from(&caller.0))
+pub async fn get_me(
+    State(app): State<AppState>,
+    caller: Labeler,
+) -> Result<axum::Json<Me>, ApiError> {
+    Ok(axum::Json(Me::read(&app, &caller).await?))
 }
 
 /// What opens a session: a token, or the one-time code of a link. Exactly one of them.
@@ -109,13 +117,14 @@ pub async fn create_session(
             ));
         }
     };
+    let me = Me::read(&app, &principal).await?;
     let value = session::seal(
         &app.key,
         principal.token,
         Utc::now() + TimeDelta::seconds(SESSION_SECONDS),
     );
     let cookie = cookie(&app, &value, SESSION_SECONDS);
-    Ok(([(SET_COOKIE, cookie)], axum::Json(Me::from(&principal))).into_response())
+    Ok(([(SET_COOKIE, cookie)], axum::Json(me)).into_response())
 }
 
 /// A foreign page must not log somebody in under its own name, nor out; programs send neither header.

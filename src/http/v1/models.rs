@@ -56,7 +56,6 @@ impl From<ModelRow> for ModelAnswer {
     tag = "results",
     params(("project" = String, Path, description = "Name or id"), PageQuery),
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "A page of models", body = Page<ModelAnswer>),
     ),
 )]

@@ -105,7 +105,6 @@ pub async fn create_project(
     tag = "projects",
     params(PageQuery),
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "A page of projects", body = Page<ProjectAnswer>),
     ),
 )]
@@ -143,7 +142,6 @@ pub async fn list_projects(
     tag = "projects",
     params(("project" = String, Path, description = "Name or id")),
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The project", body = ProjectAnswer),
     ),
 )]

@@ -98,7 +98,6 @@ impl ClassNames {
     tag = "rounds",
     params(("project" = String, Path, description = "Name or id"), PageQuery),
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "A page of rounds", body = Page<RoundAnswer>),
     ),
 )]
@@ -136,7 +135,6 @@ pub async fn list_rounds(
     tag = "rounds",
     params(("project" = String, Path, description = "Name or id"), ("number" = i32, Path, description = "The round's number")),
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The round", body = RoundAnswer),
     ),
 )]

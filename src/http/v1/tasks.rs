@@ -12,7 +12,7 @@ use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::Path;
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::{ApiError, Problem};
+use crate::http::problem::ApiError;
 use crate::http::v1::labels::validate_person;
 use crate::labeling;
 
@@ -44,7 +44,6 @@ pub struct SkipAnswer {
     params(("project" = String, Path, description = "Name or id"), ("task" = Uuid, Path, description = "The task's id")),
     request_body = SkipTask,
     responses(
-        (status = 403, description = "Needs role labeler or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "Skipped", body = SkipAnswer),
     ),
 )]

@@ -143,11 +143,12 @@ fn rank_members(
         .par_iter()
         .enumerate()
         .with_min_len(16)
-        .filter_map(|(at, &row)| {
+        .map_init(Vec::new, |dots, (at, &row)| {
             let index = members[row].candidate?;
-            let distance = neighbour_distance(&panels, points.row(row), at);
+            let distance = neighbour_distance(&panels, points.row(row), at, dots);
             Some((distance, ties[index], members[row].hash, index))
         })
+        .flatten()
         .collect();
     ranked.sort_unstable_by(|a, b| {
         a.0.total_cmp(&b.0)
@@ -163,9 +164,9 @@ fn rank_members(
 }
 
 /// Mean distance of the row at `at` to its nearest neighbours in the cluster; infinite (typicality 0) when it is alone.
-fn neighbour_distance(panels: &Panels, row: &[f32], at: usize) -> f64 {
-    let mut dots = Vec::new();
-    panels.dots(row, &mut dots);
+/// `dots` is room that is used again for the next row.
+fn neighbour_distance(panels: &Panels, row: &[f32], at: usize, dots: &mut Vec<f32>) -> f64 {
+    panels.dots(row, dots);
     dots.swap_remove(at);
     if dots.is_empty() {
         return f64::INFINITY;

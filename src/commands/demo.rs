@@ -71,7 +71,7 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
         stopped = stop_asked() => Err(stopped.err().map_or_else(|| anyhow::anyhow!("stopped before the first batch was open; run the same command to go on"), Into::into)),
     };
     if outcome.is_ok() {
-        stop_asked().await?;
+        service.run_until(&house, stop_asked()).await?;
     }
     tracing::info!("stopping: requests end, jobs reach a checkpoint");
     service.stop().await;

@@ -3,12 +3,18 @@
 //! Every command that needs the database goes through here, so that a private cluster is started, joined and left in one way. Whoever
 //! opens the house closes it (`House::close`), which stops the private cluster when nobody else uses it.
 
+use std::time::Duration;
+
 use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 
 use crate::blob::Blob;
 use crate::config::Config;
 use crate::store::Store;
 use crate::store::cluster::Cluster;
+
+/// How often a private cluster is asked whether it lives.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The open house: the configuration, the database, the object store.
 pub struct House {
@@ -39,6 +45,22 @@ impl House {
             .await
             .with_context(|| format!("the object store {}", config.blob_url))?;
         Ok(Self { config, store, blob, cluster })
+    }
+
+    /// Brings a private cluster back when it died under its users; returns once `stop` is cancelled. A given database is its owner's affair.
+    pub async fn keep_cluster_alive(&self, stop: &CancellationToken) {
+        let Some(cluster) = &self.cluster else { return stop.cancelled().await };
+        let mut clock = tokio::time::interval(PING_INTERVAL);
+        while stop.run_until_cancelled(clock.tick()).await.is_some() {
+            let Err(error) = self.store.ping().await else { continue };
+            if !error.is_unavailable() {
+                continue;
+            }
+            tracing::warn!(error = %error, "the private cluster doesn't answer, it is started again");
+            if let Err(error) = cluster.revive().await {
+                tracing::error!(error = %error, "the private cluster can't be started, it is tried again");
+            }
+        }
     }
 
     /// Closes the connections and leaves the private cluster; the last one out stops it.

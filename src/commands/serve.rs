@@ -25,7 +25,7 @@ pub async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCod
     if std::io::stdout().is_terminal() {
         println!("gleaner: {}", service.login_link(&house.config.public_url, "/")?);
     }
-    stop_asked().await?;
+    service.run_until(&house, stop_asked()).await?;
     tracing::info!("stopping: requests end, jobs reach a checkpoint");
     service.stop().await;
     house.close().await?;

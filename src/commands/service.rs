@@ -119,6 +119,14 @@ impl Service {
         Ok(format!("{public_url}/login#code={code}&next={page}"))
     }
 
+    /// Keeps the house in order until `asked` completes.
+    pub async fn run_until(&self, house: &House, asked: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
+        tokio::select! {
+            asked = asked => asked,
+            () = house.keep_cluster_alive(&self.stop) => Ok(()),
+        }
+    }
+
     /// Stops every part and waits until all have ended.
     pub async fn stop(self) {
         self.stop.cancel();

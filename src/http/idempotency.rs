@@ -152,8 +152,9 @@ impl Work {
         status: StatusCode,
         answer: &T,
     ) -> Result<Response, ApiError> {
-        let answer = self.keep(status, answer).await?;
-        Ok((status, axum::Json(answer)).into_response())
+        let response = (status, axum::Json(answer)).into_response();
+        self.keep(status, answer).await?;
+        Ok(response)
     }
 
     /// Keeps what a replay will answer and commits. For the two calls whose answer differs from what is kept: a secret is shown once
@@ -162,14 +163,14 @@ impl Work {
         mut self,
         status: StatusCode,
         answer: &T,
-    ) -> Result<Value, ApiError> {
-        let answer = serde_json::to_value(answer).map_err(ApiError::internal)?;
+    ) -> Result<(), ApiError> {
         if let Some(key) = &self.key {
-            idempotency::finish(&mut self.tx, key, status.as_u16(), &answer).await?;
+            let kept = serde_json::to_value(answer).map_err(ApiError::internal)?;
+            idempotency::finish(&mut self.tx, key, status.as_u16(), &kept).await?;
         }
         self.tx.commit().await?;
         self.events.nudge();
-        Ok(answer)
+        Ok(())
     }
 }
 

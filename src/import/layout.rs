@@ -98,6 +98,12 @@ fn split_of(folder: &str) -> Option<Split> {
     }
 }
 
+/// The folder right above an entry, decoded: the class of images that all lie in one folder, if the project has a class of that name.
+pub(super) fn enclosing_folder(name: &str) -> Option<String> {
+    let (folders, _) = name.rsplit_once('/')?;
+    folders.rsplit('/').next().map(decode_percent)
+}
+
 /// A class name as its folder holds it: `%2F` is `/`; what is no valid encoding stays as it is.
 fn decode_percent(folder: &str) -> String {
     let bytes = folder.as_bytes();
@@ -222,6 +228,8 @@ mod tests {
             place(&["pile/1.png", "pile/2.png"]),
             [(None, None), (None, None)]
         );
+        assert_eq!(enclosing_folder("x/a%2Fb/1.png"), class("a/b"));
+        assert_eq!(enclosing_folder("1.png"), None);
     }
 
     #[test]

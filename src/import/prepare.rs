@@ -17,7 +17,7 @@ use crate::domain::project::ClassIndex;
 use crate::vision::{self, DecodeLimits, DecodedImage};
 
 use super::run::Options;
-use super::{Entry, EntryPayload, SourceClass};
+use super::{Entry, EntryPayload, SourceClass, layout};
 
 const LARGE_PIXEL_COUNT: u64 = 8_000_000;
 
@@ -47,6 +47,9 @@ pub(super) struct PreparedImage {
     /// The packed row.
     pub(super) row: Vec<u8>,
 }
+
+/// Class, file to keep with the hash of what was supplied, and pixels.
+type Taken = (Option<ClassIndex>, (Vec<u8>, ContentHash), DecodedImage);
 
 /// Prepares entries by one import's rules.
 pub(super) struct Preparer<'a> {
@@ -83,23 +86,15 @@ impl<'a> Preparer<'a> {
         let Some(split) = self.options.split.admit(entry.split) else {
             return Prepared::LeftOut;
         };
-        let outcome = self
-            .find_class(split, entry.class.as_ref())
-            .and_then(|class| {
-                let (original, image) = self.decode(entry.payload?)?;
-                Ok((class, original, image))
-            });
-        let (class, (original, hash), image) = match outcome {
-            Ok(outcome) => outcome,
+        let name = entry.name.clone();
+        let (class, (original, hash), image) = match self.take(split, entry) {
+            Ok(taken) => taken,
             Err(reason) => {
-                return Prepared::Rejected(Rejection {
-                    name: entry.name,
-                    reason,
-                });
+                return Prepared::Rejected(Rejection { name, reason });
             }
         };
         Prepared::Image(Box::new(PreparedImage {
-            name: entry.name,
+            name,
             split,
             class,
             hash,
@@ -113,30 +108,33 @@ impl<'a> Preparer<'a> {
         }))
     }
 
-    fn find_class(
-        &self,
-        split: Split,
-        class: Option<&SourceClass>,
-    ) -> Result<Option<ClassIndex>, String> {
-        if split == Split::Pool && self.options.labels == LabelRule::Hide {
-            return Ok(None);
-        }
-        let index = match class {
-            None if split == Split::Test => {
-                return Err(
-                    "an image of the test split needs a class, and the source gives none"
-                        .to_owned(),
-                );
+    /// Class, kept file and pixels of an entry that goes to `split`.
+    fn take(&self, split: Split, entry: Entry) -> Result<Taken, String> {
+        let payload = entry.payload?;
+        let hidden = split == Split::Pool && self.options.labels == LabelRule::Hide;
+        let class = match entry.class {
+            _ if hidden => None,
+            Some(SourceClass::Name(name)) => {
+                let known = self.classes.get(name.as_str()).copied();
+                Some(known.ok_or(format!("'{name}' is no class of the project"))?)
             }
-            None => return Ok(None),
-            Some(SourceClass::Name(name)) => self
-                .classes
-                .get(name.as_str())
-                .copied()
-                .ok_or(format!("'{name}' is no class of the project"))?,
-            Some(&SourceClass::Number(number)) => self.find_number(number)?,
+            Some(SourceClass::Number(number)) => Some(self.find_number(number)?),
+            None if entry.split.is_none() => self.enclosing_class(&entry.name),
+            None => None,
         };
-        Ok(Some(index))
+        if class.is_none() && split == Split::Test {
+            return Err(
+                "an image of the test split needs a class, and the source gives none".to_owned(),
+            );
+        }
+        let (kept, image) = self.decode(payload)?;
+        Ok((class, kept, image))
+    }
+
+    /// The class after which the folder of an unsplit entry is called: a source of one class looks like a plain folder to its layout.
+    fn enclosing_class(&self, name: &str) -> Option<ClassIndex> {
+        let folder = layout::enclosing_folder(name)?;
+        self.classes.get(folder.as_str()).copied()
     }
 
     fn find_number(&self, number: u32) -> Result<ClassIndex, String> {

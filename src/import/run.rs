@@ -1,8 +1,8 @@
 //! Reads a source into segments: gathers entries, prepares them on all threads, packs them, hands each segment to the sink.
 //!
-//! While one batch of entries is prepared the next is read. Memory holds two batches of at most 16 MiB (or one entry) of input and what they
-//! decode to; a segment ends at 4096 images or 64 MiB. Order is the source's: of equal images the first is taken, and after a stop or
-//! a crash the import goes on behind the last committed segment (`Options::skip_count`).
+//! While one batch of entries is prepared the next is read. Memory holds two batches of at most 16 MiB (or one entry) of input and the
+//! rows of one, at most 32 MiB; a segment ends at 4096 images or 64 MiB. Order is the source's: of equal images the first is taken, and
+//! after a stop or a crash the import goes on behind the last committed segment (`Options::skip_count`).
 
 use std::collections::HashSet;
 use std::fs;
@@ -23,6 +23,7 @@ use super::{Entry, EntryPayload, ImportError, Source, StopFlag};
 
 const BATCH_COUNT_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 16 << 20;
+const BATCH_ROW_BYTES_MAX: usize = 32 << 20;
 const SEGMENT_COUNT_MAX: usize = 4096;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
@@ -150,7 +151,7 @@ pub fn run(
     let preparer = Preparer::new(options, source_names.as_deref());
     let entry_count = source.entry_count();
     let mut packing = Packing::new(options, sink);
-    let mut gathered = gather(source.as_mut());
+    let mut gathered = gather(source.as_mut(), options.shape);
     while !gathered.entries.is_empty() {
         if stop.is_stopped() {
             return Err(ImportError::Stopped {
@@ -164,7 +165,7 @@ pub fn run(
             if ended.is_some() {
                 Gathered::default()
             } else {
-                gather(source.as_mut())
+                gather(source.as_mut(), options.shape)
             }
         };
         let prepare_all = || {
@@ -197,10 +198,12 @@ struct Gathered {
     ended: Option<ImportError>,
 }
 
-fn gather(source: &mut dyn Source) -> Gathered {
+fn gather(source: &mut dyn Source, shape: ImageShape) -> Gathered {
     let mut gathered = Gathered::default();
     let mut byte_count = 0;
-    while gathered.entries.len() < BATCH_COUNT_MAX && byte_count < BATCH_BYTES_MAX {
+    let entry_count_max =
+        (BATCH_ROW_BYTES_MAX / shape.byte_count().max(1)).clamp(1, BATCH_COUNT_MAX);
+    while gathered.entries.len() < entry_count_max && byte_count < BATCH_BYTES_MAX {
         match source.next() {
             Some(Ok(entry)) => {
                 byte_count += match &entry.payload {

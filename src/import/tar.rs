@@ -241,7 +241,7 @@ fn name_of(member: &Member) -> Option<Result<String, UnfitName>> {
         Ok(None) => None,
         Ok(Some(name)) if member.kind == MemberKind::Other => Some(Err(UnfitName {
             shown: name,
-            reason: "a link, not a file".to_owned(),
+            reason: "not a regular file but a link, a device or sparse".to_owned(),
         })),
         Ok(Some(name)) => Some(Ok(name)),
         Err(unfit) => Some(Err(unfit)),
@@ -393,7 +393,10 @@ mod tests {
             .collect();
         assert_eq!(
             (entries[0].name.as_str(), entries[0].payload.clone()),
-            ("link.png", Err("a link, not a file".into()))
+            (
+                "link.png",
+                Err("not a regular file but a link, a device or sparse".into())
+            )
         );
     }
 

@@ -24,3 +24,6 @@ pub mod weight_gradient;
 
 pub use kernel::{Kernel, kernel_name};
 pub use threads::{install, set_thread_count, thread_count};
+
+#[cfg(test)]
+mod tests;

@@ -349,7 +349,7 @@ async fn queue_training(
     if labeled.is_empty() {
         return Ok(());
     }
-    let (_, class_count) = pool::count_classes(connection, project.id).await?;
+    let class_count = pool::count_outputs(connection, project.id).await?;
     let request = TrainRequest {
         round: row.number,
         class_count: u32::try_from(class_count).unwrap_or(u32::MAX),

@@ -26,22 +26,6 @@ use programs::Programs;
 pub use error::ClusterError;
 pub use programs::ProgramSearch;
 
-/// The folder of gleaner's data when `GLEANER_HOME` isn't set: `/var/lib/gleaner` for root, since root's own home is closed to the user
-/// that runs Postgres; else `$XDG_DATA_HOME/gleaner`, else `~/.local/share/gleaner`. `None` when there is no home at all.
-#[must_use]
-pub fn default_home() -> Option<PathBuf> {
-    if nix::unistd::Uid::effective().is_root() {
-        return Some(PathBuf::from("/var/lib/gleaner"));
-    }
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let data = folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")))?;
-    Some(data.join("gleaner"))
-}
-
 /// How to start a private cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {

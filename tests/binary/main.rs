@@ -2,6 +2,8 @@
 //!
 //! Real binary, real Postgres, real images (the first ones of Debian's `dataset-fashion-mnist`).
 
+#![expect(clippy::panic, reason = "a test ends with its reason")]
+
 mod dataset;
 mod journey;
 mod kills;

@@ -429,6 +429,48 @@ fn a_source_of_nothing_but_rejects_is_still_reported() {
     assert_eq!((kept.read_counts, kept.rejected.len()), (vec![1], 1));
 }
 
+#[test]
+fn images_of_one_class_alone_have_it_if_the_project_does() {
+    for (folder_name, class) in [("cat", Some(ClassIndex(0))), ("pile", None)] {
+        let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(folder.path(), &format!("{folder_name}/1.png"), &png(1));
+        let options = options(scratch.path());
+        let mut kept = sink(&options);
+        import(folder.path(), &options, &mut kept).unwrap();
+        assert_eq!(kept.rows[0].0.class, class);
+    }
+}
+
+#[test]
+fn the_whole_fashion_mnist_is_packed_within_a_minute() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = Options {
+        shape: ImageShape {
+            size: 28,
+            channels: 1,
+        },
+        classes: (0..10).map(|class| class.to_string()).collect(),
+        ..options(scratch.path())
+    };
+    let mut kept = sink(&options);
+    let started = std::time::Instant::now();
+    let report = import(
+        Path::new("/usr/share/datasets/fashion-mnist"),
+        &options,
+        &mut kept,
+    )
+    .unwrap();
+    let seconds = started.elapsed().as_secs_f64();
+    let expected = Report {
+        read_count: 70_000,
+        added_count: 70_000,
+        ..Report::default()
+    };
+    assert_eq!(report, expected);
+    assert_eq!(kept.last_progress, (70_000, Some(70_000)));
+    assert!(seconds < 60.0, "{seconds}");
+}
+
 /// Everything a reader may do with hostile bytes, short of panicking.
 fn read_all(name: &str, bytes: &[u8]) {
     let folder = tempfile::tempdir().unwrap();

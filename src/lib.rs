@@ -11,7 +11,24 @@ pub mod domain;
 pub mod config;
 pub mod telemetry;
 
+pub mod acquisition;
+pub mod engine;
+pub mod learner;
 pub mod nn;
+pub mod pretext;
 pub mod vision;
 
+pub mod access;
+pub mod blob;
+pub mod events;
+pub mod outbound;
 pub mod store;
+
+pub mod figures;
+pub mod import;
+pub mod labeling;
+pub mod rounds;
+pub mod worker;
+
+pub mod commands;
+pub mod http;

@@ -56,6 +56,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "telemetry",
             "vision",
+            "nn",
             "acquisition",
             "learner",
             "engine",

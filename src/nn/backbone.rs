@@ -10,6 +10,7 @@ use super::Result;
 use super::candle_backbone::CandleBackbone;
 use super::graph::Architecture;
 use super::native::NativeBackbone;
+use super::ops;
 use super::parameters::ParameterStore;
 
 /// How batch norm behaves in a forward pass.
@@ -89,14 +90,18 @@ pub trait Backbone: Send + Sync {
     ) -> Result<StepGradients>;
 }
 
-/// The implementation for `device`.
-///
-/// # Errors
-/// None today; a device may refuse later.
-pub fn for_device(device: &Device, architecture: Architecture) -> Result<Box<dyn Backbone>> {
-    Ok(if device.is_cpu() {
+/// The implementation for `device`: our kernels on a CPU, candle's operations elsewhere.
+#[must_use]
+pub fn for_device(device: &Device, architecture: Architecture) -> Box<dyn Backbone> {
+    if device.is_cpu() {
         Box::new(NativeBackbone::new(architecture))
     } else {
         Box::new(CandleBackbone::new(device.clone(), architecture))
-    })
+    }
+}
+
+/// The name of the kernel variant that computes on `device`; results repeat to the bit under the same one only.
+#[must_use]
+pub fn kernel_name(device: &Device) -> &'static str {
+    if device.is_cpu() { ops::kernel_name() } else { "cuda" }
 }

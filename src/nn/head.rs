@@ -5,6 +5,8 @@
 
 use candle_core::{Device, Result, Tensor};
 
+use super::backbone::{Backbone, StepGradients};
+use super::loss::cross_entropy;
 use super::ops::linear;
 use super::parameters::ParameterStore;
 
@@ -58,6 +60,37 @@ pub fn logits_of(features: &[f32], head: &ParameterStore) -> Result<Vec<f32>> {
         logits.extend(linear::linear(&rows, &weight, &bias)?.flatten_all()?.to_vec1::<f32>()?);
     }
     Ok(logits)
+}
+
+/// A training pass of a classifier.
+#[derive(Clone, Debug)]
+pub struct ClassifiedStep {
+    /// Loss and gradients.
+    pub gradients: StepGradients,
+    /// Right answers among the batch, under batch statistics.
+    pub correct_count: usize,
+}
+
+/// Mean cross-entropy of a linear head against `targets`, one class an image, and its gradients; no parameter is changed.
+///
+/// # Errors
+/// The backbone's, or a number of targets that isn't the batch's.
+pub fn classified_step(
+    backbone: &dyn Backbone,
+    parameters: &ParameterStore,
+    head: &ParameterStore,
+    images: &Tensor,
+    targets: &[u32],
+) -> super::Result<ClassifiedStep> {
+    let mut answers = Vec::new();
+    let mut loss = |features: &Tensor, head: &[Tensor]| {
+        let logits = logits(features, head)?;
+        answers = logits.argmax(1)?.to_vec1::<u32>()?;
+        cross_entropy(&logits, targets)
+    };
+    let gradients = backbone.step_gradients(parameters, head, images, 1, &mut loss)?;
+    let correct_count = answers.iter().zip(targets).filter(|(answer, target)| answer == target).count();
+    Ok(ClassifiedStep { gradients, correct_count })
 }
 
 #[cfg(test)]

@@ -1,0 +1,165 @@
+//! The kinds of work the engine does, with owned inputs and plain outcomes.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+
+use crate::domain::project::ClassIndex;
+use crate::domain::settings::ProjectSettings;
+use crate::learner::{
+    self, CheckpointSink, EmbedScope, EmbeddingTable, Evaluation, LabeledItem, LearnerError, ScoreTable, StepHook,
+};
+use crate::nn::checkpoint::Checkpoint;
+use crate::vision::Pool;
+
+/// One piece of work; what each does stands at the function of `learner` it names.
+pub enum Work {
+    /// `learner::pretrain`.
+    Pretrain {
+        /// D_l ∪ D_u.
+        pool: Arc<Pool>,
+        /// The project's settings.
+        settings: Box<ProjectSettings>,
+        /// The checkpoint of an earlier attempt.
+        resume: Option<Vec<u8>>,
+        /// Where checkpoints go meanwhile.
+        sink: Box<dyn CheckpointSink + Send>,
+    },
+    /// `learner::embed`.
+    Embed {
+        /// f′.
+        model: Arc<Checkpoint>,
+        /// A shard.
+        pool: Arc<Pool>,
+        /// With `v` or without.
+        scope: EmbedScope,
+    },
+    /// `learner::fine_tune`.
+    FineTune {
+        /// f′.
+        pretext: Arc<Checkpoint>,
+        /// What `labeled` refers to.
+        pool: Arc<Pool>,
+        /// D_l.
+        labeled: Vec<LabeledItem>,
+        /// Number of classes.
+        class_count: usize,
+        /// The project's settings.
+        settings: Box<ProjectSettings>,
+        /// The round.
+        round: u32,
+        /// The checkpoint of an earlier attempt.
+        resume: Option<Vec<u8>>,
+        /// Where checkpoints go meanwhile.
+        sink: Box<dyn CheckpointSink + Send>,
+    },
+    /// `learner::fine_tune_head`.
+    FineTuneHead {
+        /// f′.
+        pretext: Arc<Checkpoint>,
+        /// What `labeled` refers to.
+        table: Arc<EmbeddingTable>,
+        /// D_l.
+        labeled: Vec<LabeledItem>,
+        /// Number of classes.
+        class_count: usize,
+        /// The project's settings.
+        settings: Box<ProjectSettings>,
+        /// The round.
+        round: u32,
+    },
+    /// `learner::evaluate`.
+    Evaluate {
+        /// f.
+        model: Arc<Checkpoint>,
+        /// The test split.
+        pool: Arc<Pool>,
+        /// Its classes, in its order.
+        classes: Vec<ClassIndex>,
+    },
+    /// `learner::evaluate_embeddings`.
+    EvaluateEmbeddings {
+        /// f.
+        model: Arc<Checkpoint>,
+        /// The test split.
+        table: Arc<EmbeddingTable>,
+        /// Its classes, in its order.
+        classes: Vec<ClassIndex>,
+    },
+    /// `learner::score`.
+    Score {
+        /// f.
+        model: Arc<Checkpoint>,
+        /// A shard.
+        pool: Arc<Pool>,
+    },
+    /// `learner::score_embeddings`.
+    ScoreEmbeddings {
+        /// f.
+        model: Arc<Checkpoint>,
+        /// A shard.
+        table: Arc<EmbeddingTable>,
+    },
+}
+
+/// What came of a piece of work.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Of `Pretrain`, `FineTune` and `FineTuneHead`.
+    Model(Box<Checkpoint>),
+    /// Of `Embed`.
+    Embeddings(EmbeddingTable),
+    /// Of `Evaluate` and `EvaluateEmbeddings`.
+    Evaluation(Evaluation),
+    /// Of `Score` and `ScoreEmbeddings`.
+    Scores(ScoreTable),
+}
+
+impl Work {
+    /// A word for logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pretrain { .. } => "pretrain",
+            Self::Embed { .. } => "embed",
+            Self::FineTune { .. } => "fine_tune",
+            Self::FineTuneHead { .. } => "fine_tune_head",
+            Self::Evaluate { .. } | Self::EvaluateEmbeddings { .. } => "evaluate",
+            Self::Score { .. } | Self::ScoreEmbeddings { .. } => "score",
+        }
+    }
+
+    /// Does the work on the calling thread.
+    pub(super) fn perform(self, device: &Device, hook: &mut dyn StepHook) -> Result<Outcome, LearnerError> {
+        let model = |checkpoint| Outcome::Model(Box::new(checkpoint));
+        match self {
+            Self::Pretrain { pool, settings, resume, mut sink } => {
+                learner::pretrain(device, &pool, &settings, resume.as_deref(), sink.as_mut(), hook).map(model)
+            }
+            Self::Embed { model, pool, scope } => {
+                learner::embed(device, &model, &pool, scope, hook).map(Outcome::Embeddings)
+            }
+            Self::FineTune { pretext, pool, labeled, class_count, settings, round, resume, mut sink } => {
+                let (resume, sink) = (resume.as_deref(), sink.as_mut());
+                learner::fine_tune(
+                    device, &pretext, &pool, &labeled, class_count, &settings, round, resume, sink, hook,
+                )
+                .map(model)
+            }
+            Self::FineTuneHead { pretext, table, labeled, class_count, settings, round } => {
+                learner::fine_tune_head(device, &pretext, &table, &labeled, class_count, &settings, round, hook)
+                    .map(model)
+            }
+            Self::Evaluate { model, pool, classes } => {
+                learner::evaluate(device, &model, &pool, &classes, hook).map(Outcome::Evaluation)
+            }
+            Self::EvaluateEmbeddings { model, table, classes } => {
+                learner::evaluate_embeddings(&model, &table, &classes, hook).map(Outcome::Evaluation)
+            }
+            Self::Score { model, pool } => learner::score(device, &model, &pool, hook).map(Outcome::Scores),
+            Self::ScoreEmbeddings { model, table } => {
+                learner::score_embeddings(&model, &table, hook).map(Outcome::Scores)
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Forward passes over many images in eval mode: what embedding, evaluation and scoring share.
+//!
+//! The loader fills the next batch while the backbone computes. An item's features don't depend on its batch, so batch and shard sizes are
+//! free to choose.
+
+use std::ops::ControlFlow;
+
+use candle_core::Device;
+
+use super::training::batch_tensor;
+use super::{LearnerError, Result, StepHook, check};
+use crate::nn::NnError;
+use crate::nn::backbone::{self, Mode};
+use crate::nn::checkpoint::Checkpoint;
+use crate::vision::{BatchLoader, Pool, Sample};
+
+/// Images in a batch of inference; large enough to keep every core busy on small networks.
+pub(super) const BATCH_SIZE: usize = 256;
+
+/// Hands `consume` the features `[n, D]` of `samples`, batch after batch, in their order.
+pub(super) fn for_each_features(
+    device: &Device,
+    model: &Checkpoint,
+    pool: &Pool,
+    samples: &[Sample],
+    hook: &mut dyn StepHook,
+    mut consume: impl FnMut(&[Sample], &[f32]) -> Result<()>,
+) -> Result<()> {
+    if pool.shape() != model.manifest.image {
+        let (found, expected) = (pool.shape(), model.manifest.image);
+        return Err(LearnerError::Model(format!("it sees images of {expected:?}, these are {found:?}")));
+    }
+    let network = backbone::for_device(device, model.architecture());
+    let loader = BatchLoader::new(pool, &model.manifest.normalization);
+    let total = samples.len().div_ceil(BATCH_SIZE) as u64;
+    let mut done = 0;
+    let flow = loader.for_each(samples, BATCH_SIZE, |batch| {
+        let mut take = || {
+            check(hook.step(done, total))?;
+            let images = batch_tensor(batch, pool, device)?;
+            let (features, _) = network.features(&model.backbone, &images, Mode::Eval)?;
+            let features = features.flatten_all().and_then(|features| features.to_vec1::<f32>());
+            consume(batch.samples, &features.map_err(NnError::from)?)?;
+            done += 1;
+            Ok(())
+        };
+        take().map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    });
+    if let ControlFlow::Break(error) = flow {
+        return Err(error);
+    }
+    check(hook.step(total, total))
+}

@@ -1,0 +1,125 @@
+//! Step 2 of Algorithm 1: trains f′ and g on the pretext task over all of the pool, D_l ∪ D_u.
+//!
+//! Recipe: SGD with Nesterov momentum, cosine rate after a short warm-up, weight decay 5e-4 (RotNet's, with the step decay replaced).
+
+use candle_core::Device;
+use serde_json::json;
+
+use super::training::{Recipe, SAVE_INTERVAL, Training, run_digest, starting_point, training_order};
+use super::{CheckpointSink, LearnerError, Result, StepHook};
+use crate::domain::seed::StreamKey;
+use crate::domain::settings::ProjectSettings;
+use crate::nn::backbone;
+use crate::nn::checkpoint::{Checkpoint, FORMAT, Manifest, ModelKind};
+use crate::nn::graph::Architecture;
+use crate::nn::initialize::{initial_backbone, initialize_head};
+use crate::nn::optimizer::Rule;
+use crate::nn::{head, ops};
+use crate::pretext;
+use crate::vision::{Normalization, Pool};
+
+const RECIPE: Recipe = Recipe {
+    rule: Rule::Sgd { momentum: 0.9, weight_decay: 5e-4 },
+    peak_rate: 0.1,
+    head_rate_factor: 1.0,
+    warm_up_fraction: 0.05,
+};
+
+/// Trains the pretext model of a project.
+///
+/// `resume` is what `sink` kept of an earlier attempt; another run's checkpoint is ignored. The result's manifest carries the pool's
+/// normalization, which every later model of the project uses.
+///
+/// # Errors
+/// An empty pool, a stop, a sink or a device that fails.
+pub fn pretrain(
+    device: &Device,
+    pool: &Pool,
+    settings: &ProjectSettings,
+    resume: Option<&[u8]>,
+    sink: &mut dyn CheckpointSink,
+    hook: &mut dyn StepHook,
+) -> Result<Checkpoint> {
+    if pool.is_empty() {
+        return Err(LearnerError::NoItems { purpose: "pretrain on" });
+    }
+    let task = pretext::for_settings(&settings.pretext);
+    let fresh = initial_checkpoint(device, pool, settings, task.answer_count());
+    let network = backbone::for_device(device, fresh.architecture());
+    let seed = settings.seed;
+    let plan_epoch = |epoch: u32| {
+        let key = StreamKey::new(seed, "pretrain.order").with_number(u64::from(epoch));
+        let order = training_order(pool, 0..pool.len(), key);
+        task.plan_epoch(pool, &order, seed, epoch)
+    };
+    let training = Training {
+        device,
+        pool,
+        recipe: RECIPE,
+        epoch_count: settings.pretext.epochs,
+        save_interval: SAVE_INTERVAL,
+        plan_epoch: &plan_epoch,
+        step: &|model, samples, images| {
+            task.train_step(network.as_ref(), &model.backbone, &model.head, samples, images)
+        },
+    };
+    training.run(starting_point(fresh, resume), sink, hook)
+}
+
+fn initial_checkpoint(device: &Device, pool: &Pool, settings: &ProjectSettings, answer_count: usize) -> Checkpoint {
+    let seed = settings.seed;
+    let architecture = Architecture::new(settings.backbone, pool.shape());
+    let backbone = initial_backbone(&architecture, seed);
+    let mut head = head::linear(architecture.feature_count, answer_count);
+    initialize_head(&mut head, architecture.feature_count, seed, 0);
+    let described = json!({
+        "kind": "pretext", "backbone": settings.backbone, "image": pool.shape(), "pretext": settings.pretext, "seed": seed,
+    });
+    let manifest = Manifest {
+        format: FORMAT,
+        gleaner_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kind: ModelKind::Pretext,
+        backbone: settings.backbone,
+        image: pool.shape(),
+        class_count: answer_count,
+        normalization: Normalization::measure(pool, seed),
+        pretext: settings.pretext,
+        fine_tune: None,
+        round: None,
+        seed,
+        item_count: pool.len() as u64,
+        run: run_digest(&described, (0..pool.len()).map(|index| (pool.hash(index), 0))),
+        kernel: backbone::kernel_name(device).to_owned(),
+        thread_count: ops::thread_count(),
+        epochs: Vec::new(),
+    };
+    Checkpoint { manifest, backbone, head, training: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learner::DropCheckpoints;
+    use crate::learner::fixture::{self, go_on};
+
+    #[test]
+    fn rotations_are_learned_and_the_manifest_says_how() {
+        let (pool, _) = fixture::pool(120, "pretrain");
+        let mut settings = fixture::settings();
+        settings.pretext.epochs = 6;
+        let model = pretrain(&Device::Cpu, &pool, &settings, None, &mut DropCheckpoints, &mut go_on).unwrap();
+        let manifest = &model.manifest;
+        assert_eq!((manifest.kind, manifest.class_count, manifest.epochs.len()), (ModelKind::Pretext, 4, 6));
+        assert_eq!((manifest.item_count, manifest.seed, manifest.run.len()), (120, 7, 64));
+        let (first, last) = (manifest.epochs[0], manifest.epochs[5]);
+        assert!(last.loss < 0.8 * first.loss && last.accuracy > 0.6, "{first:?} {last:?}");
+        assert_eq!(model.training, None);
+    }
+
+    #[test]
+    fn an_empty_pool_is_refused() {
+        let pool = Pool::new(fixture::SHAPE, vec![], vec![]).unwrap();
+        let error = pretrain(&Device::Cpu, &pool, &fixture::settings(), None, &mut DropCheckpoints, &mut go_on).unwrap_err();
+        assert!(matches!(error, LearnerError::NoItems { .. }));
+    }
+}

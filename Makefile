@@ -40,8 +40,8 @@ packages:
 
 .PHONY: test
 test: packages check ## Run every test: lints, units, database, the real binary, pages
+	npm --prefix tests/pages ci --no-fund --no-audit
 	cargo test --locked
-	$(MAKE) test-pages
 
 .PHONY: check
 check: ## Formatting, lints and documentation

@@ -96,8 +96,10 @@ create table item (
 );
 create unique index item_name on item (project, name);
 create unique index item_content on item (project, content_hash);
-create index item_split on item (project, split, id);
-create index item_labeled on item (project, content_hash) where class is not null;
+create index item_project on item (project, id);
+-- These two count a split, and its labelled part, without a look at the rows.
+create index item_split on item (project, split) where excluded is null;
+create index item_labeled on item (project, split, content_hash) where class is not null and excluded is null;
 
 create table pretext_model (
     project uuid primary key references project on delete cascade,
@@ -168,6 +170,8 @@ create table task (
 );
 create index task_round on task (project, round_number, rank);
 create index task_item on task (item);
+-- The supervisor looks for ties each second.
+create index task_tied on task (project) where state = 'adjudication';
 -- An item is asked once at a time; skipped and withdrawn tasks don't count.
 create unique index task_item_asked on task (item)
     where state in ('open', 'leased', 'settled', 'adjudication') and source in ('query', 'random', 'ahead');
@@ -235,6 +239,8 @@ create index label_labeler on label (labeler, created_at);
 create index label_paid on label (project) where counted and undone_at is null;
 -- One live vote a slot.
 create unique index label_slot on label (slot) where undone_at is null and slot is not null;
+-- For the purge of a project, whose cascade looks for the labels and skips of each slot.
+create index label_of_slot on label (slot);
 
 create table skip (
     id uuid primary key,
@@ -247,6 +253,7 @@ create table skip (
     created_at timestamptz not null default now()
 );
 create index skip_task on skip (task);
+create index skip_slot on skip (slot);
 
 create table idempotency (
     token uuid not null references token on delete cascade,

@@ -21,6 +21,7 @@ mod migrate;
 mod openapi;
 mod progress;
 mod serve;
+mod service;
 mod token;
 mod worker;
 

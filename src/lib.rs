@@ -11,13 +11,24 @@ pub mod domain;
 pub mod config;
 pub mod telemetry;
 
-pub mod vision;
-
+pub mod acquisition;
+pub mod engine;
+pub mod learner;
 pub mod nn;
 pub mod pretext;
+pub mod vision;
 
-pub mod learner;
-
-pub mod engine;
-
+pub mod access;
+pub mod blob;
+pub mod events;
+pub mod outbound;
 pub mod store;
+
+pub mod figures;
+pub mod import;
+pub mod labeling;
+pub mod rounds;
+pub mod worker;
+
+pub mod commands;
+pub mod http;

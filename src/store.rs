@@ -13,20 +13,28 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres};
 
+pub mod class;
 pub mod cluster;
 pub mod error;
 pub mod event;
+pub mod idempotency;
+pub mod import;
+pub mod item;
 pub mod job;
 pub mod label;
 pub mod migrate;
 pub mod model;
 pub mod pool;
+pub mod project;
+pub mod retention;
 pub mod round;
+pub mod segment;
 pub mod skip;
 pub mod slot;
 pub mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod token;
 pub mod types;
 
 pub use error::StoreError;

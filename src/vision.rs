@@ -14,7 +14,7 @@ pub mod pool;
 pub mod segment;
 
 pub use augment::{Augmentation, Padding, View};
-pub use decode::{DecodeError, DecodeLimits, DecodedImage, decode};
+pub use decode::{DecodeError, DecodeLimits, DecodedImage, decode, measure};
 pub use fit::{conversion, fit};
 pub use loader::{Batch, BatchLoader, Sample};
 pub use normalization::Normalization;

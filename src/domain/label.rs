@@ -20,3 +20,18 @@ pub enum LabelOutcome {
     /// The project has no task of this id.
     UnknownTask,
 }
+
+impl LabelOutcome {
+    /// The name that stands in answers and measurements.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Duplicate => "duplicate",
+            Self::Expired => "expired",
+            Self::Conflict => "conflict",
+            Self::UnknownClass => "unknown_class",
+            Self::UnknownTask => "unknown_task",
+        }
+    }
+}

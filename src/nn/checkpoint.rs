@@ -367,7 +367,7 @@ mod tests {
         let mut checkpoint = checkpoint();
         let bytes = checkpoint.to_bytes().unwrap();
         assert_eq!(Checkpoint::from_bytes(&bytes).unwrap(), checkpoint);
-        assert_eq!(checkpoint.clone().to_bytes().unwrap(), bytes);
+        assert_eq!(checkpoint.to_bytes().unwrap(), bytes);
         let saved = |store: &ParameterStore, step_count| SavedOptimizer {
             step_count,
             state: vec![store.values.iter().map(|v| v * 0.5).collect()],

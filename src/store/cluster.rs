@@ -7,48 +7,24 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 
 mod account;
 mod error;
 mod folder;
+mod instance;
 mod programs;
 mod server;
 
 use account::Account;
-use folder::{Folder, PORT, ROLE};
+use folder::Folder;
+use instance::{Instance, Recipe};
 use programs::Programs;
-use server::{Launch, POLL_INTERVAL};
 
 pub use error::ClusterError;
 pub use programs::ProgramSearch;
-
-/// How long a server may take to accept connections, recovery included.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long one try to connect may take; a stopped process accepts on its socket but never answers.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The folder of gleaner's data when `GLEANER_HOME` isn't set: `/var/lib/gleaner` for root, since root's own home is closed to the user
-/// that runs Postgres; else `$XDG_DATA_HOME/gleaner`, else `~/.local/share/gleaner`. `None` when there is no home at all.
-#[must_use]
-pub fn default_home() -> Option<PathBuf> {
-    if nix::unistd::Uid::effective().is_root() {
-        return Some(PathBuf::from("/var/lib/gleaner"));
-    }
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let data = folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")))?;
-    Some(data.join("gleaner"))
-}
 
 /// How to start a private cluster.
 #[derive(Clone, Debug)]
@@ -86,15 +62,14 @@ impl ClusterOptions {
     /// Starts the cluster or adopts the one that runs; makes it when there is none. Returns when it takes connections.
     pub async fn start(self) -> Result<Cluster, ClusterError> {
         let runtime = Handle::current();
-        blocking(move || Cluster::start_blocking(&self, &runtime)).await
+        blocking(move || Cluster::start_blocking(self, &runtime)).await
     }
 }
 
 /// A use of the private cluster: while one exists in any process, the server is kept running.
 #[derive(Debug)]
 pub struct Cluster {
-    folder: Folder,
-    password: String,
+    instance: Instance,
     /// Locked shared; `None` once released.
     users: Option<File>,
 }
@@ -114,7 +89,19 @@ impl Cluster {
     /// How to connect to the cluster's database.
     #[must_use]
     pub fn connect_options(&self) -> PgConnectOptions {
-        self.options_for(ROLE)
+        self.instance.connect_options()
+    }
+
+    /// Starts the server again if it died; returns when it takes connections, at once when all is well.
+    ///
+    /// For whoever finds the database unavailable. Who only joined gets `NotRunning` from a server that is gone.
+    pub async fn revive(&self) -> Result<(), ClusterError> {
+        let (instance, runtime) = (self.instance.clone(), Handle::current());
+        blocking(move || {
+            let _lifecycle = instance.folder.lock_lifecycle()?;
+            instance.make_ready(&runtime)
+        })
+        .await
     }
 
     /// Stops using the cluster; the last one out stops the server and waits until it is gone.
@@ -124,143 +111,59 @@ impl Cluster {
         blocking(move || self.release_blocking()).await
     }
 
-    /// Every connection parameter is set, so that no `PG…` variable of the caller's environment can lead elsewhere.
-    fn options_for(&self, database: &str) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass()
-            .socket(self.folder.data())
-            .port(PORT)
-            .username(ROLE)
-            .password(&self.password)
-            .database(database)
-            .ssl_mode(PgSslMode::Disable)
-    }
-
-    fn start_blocking(options: &ClusterOptions, runtime: &Handle) -> Result<Self, ClusterError> {
+    fn start_blocking(options: ClusterOptions, runtime: &Handle) -> Result<Self, ClusterError> {
         let folder = Folder::prepare(&options.home)?;
-        let account = Account::choose(&folder.data())?;
-        account.check_reach(&folder.data())?;
+        let data = folder.data();
+        let account = Account::choose(&data)?;
+        account.check_reach(&data)?;
         let lifecycle = folder.lock_lifecycle()?;
         let major = folder.major()?;
-        let data = folder.data();
         let programs = Programs::find(&options.search, major.map(|major| (data.as_path(), major)))?;
         if major.is_none() {
             tracing::info!(path = %data.display(), user.name = account.name, "making a private postgres cluster");
             folder.initialise(&programs, &account)?;
         }
-        let users = folder.lock_users()?;
-        let cluster = Self {
-            password: folder.password()?,
-            folder,
-            users: Some(users),
+        let recipe = Recipe {
+            programs,
+            account,
+            settings: options.settings,
         };
-        let launch = || Launch::start(&cluster.folder, &programs, &account, &options.settings);
-        let ready = cluster
-            .wait_until_ready(runtime, launch)
-            .and_then(|()| runtime.block_on(cluster.ensure_database()));
-        // Unlocked before the cluster can be dropped, which stops the server again under this lock.
-        drop(lifecycle);
-        ready.map(|()| cluster)
+        Self::use_instance(lifecycle, Instance::open(folder, Some(recipe))?, runtime)
     }
 
     fn join_blocking(home: &Path, runtime: &Handle) -> Result<Self, ClusterError> {
         let folder = Folder::open(home)?;
         let lifecycle = folder.lock_lifecycle()?;
-        let users = folder.lock_users()?;
+        Self::use_instance(lifecycle, Instance::open(folder, None)?, runtime)
+    }
+
+    fn use_instance(
+        lifecycle: File,
+        instance: Instance,
+        runtime: &Handle,
+    ) -> Result<Self, ClusterError> {
+        let users = instance.folder.lock_users()?;
         let cluster = Self {
-            password: folder.password()?,
-            folder,
+            instance,
             users: Some(users),
         };
-        let not_running = || {
-            Err(ClusterError::NotRunning {
-                home: home.to_owned(),
-            })
-        };
-        let ready = cluster.wait_until_ready(runtime, not_running);
+        let ready = cluster.instance.make_ready(runtime);
+        // Unlocked before a cluster that isn't ready is dropped, which stops the server under this lock.
         drop(lifecycle);
         ready.map(|()| cluster)
-    }
-
-    /// Waits until a connection succeeds; calls `launch` whenever no server runs.
-    fn wait_until_ready(
-        &self,
-        runtime: &Handle,
-        launch: impl Fn() -> Result<Launch, ClusterError>,
-    ) -> Result<(), ClusterError> {
-        let deadline = Instant::now() + READY_TIMEOUT;
-        let mut launched: Option<Launch> = None;
-        let mut reason = "it hasn't begun to listen".to_owned();
-        loop {
-            if server::find_process(&self.folder.data()).is_some() {
-                match runtime.block_on(self.probe()) {
-                    Ok(()) => return Ok(()),
-                    Err(Probe::Refused(reason)) => return Err(ClusterError::Refused { reason }),
-                    Err(Probe::Later(answer)) => reason = answer,
-                }
-            } else if let Some(ending) = launched.as_mut().and_then(Launch::ending) {
-                if !ending.is_passing() {
-                    return Err(ending.error(&self.folder));
-                }
-                reason = error::last_lines(&ending.log_text);
-                launched = None;
-            } else if launched.is_none() {
-                launched = Some(launch()?);
-            }
-            if Instant::now() >= deadline {
-                let seconds = READY_TIMEOUT.as_secs();
-                return Err(ClusterError::NotReady {
-                    seconds,
-                    reason,
-                    log: self.folder.log(),
-                });
-            }
-            // Nothing tells when another process's server has recovered; this is a blocking thread.
-            thread::sleep(POLL_INTERVAL);
-        }
-    }
-
-    async fn probe(&self) -> Result<(), Probe> {
-        let options = self.options_for("postgres");
-        match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
-            Ok(Ok(connection)) => {
-                // It answered; how the connection ends changes nothing.
-                let _ = connection.close().await;
-                Ok(())
-            }
-            // Class 28 is wrong password, wrong role or pg_hba.conf.
-            Ok(Err(sqlx::Error::Database(answer)))
-                if answer.code().is_some_and(|code| code.starts_with("28")) =>
-            {
-                Err(Probe::Refused(answer.message().to_owned()))
-            }
-            Ok(Err(error)) => Err(Probe::Later(error.to_string())),
-            Err(_) => Err(Probe::Later("it doesn't answer".to_owned())),
-        }
-    }
-
-    async fn ensure_database(&self) -> Result<(), ClusterError> {
-        let mut connection = self
-            .options_for("postgres")
-            .connect()
-            .await
-            .map_err(ClusterError::Database)?;
-        let made = create_database(&mut connection)
-            .await
-            .map_err(ClusterError::Database);
-        let _ = connection.close().await;
-        made
     }
 
     fn release_blocking(&mut self) -> Result<(), ClusterError> {
         let Some(users) = self.users.take() else {
             return Ok(());
         };
-        let _lifecycle = self.folder.lock_lifecycle()?;
+        let folder = &self.instance.folder;
+        let _lifecycle = folder.lock_lifecycle()?;
         if !Folder::leave_users(&users) {
             return Ok(());
         }
-        tracing::info!(path = %self.folder.home().display(), "stopping the private postgres, nobody uses it any more");
-        server::stop(&self.folder.data())
+        tracing::info!(path = %folder.home().display(), "stopping the private postgres, nobody uses it any more");
+        server::stop(&folder.data())
     }
 }
 
@@ -268,42 +171,23 @@ impl Drop for Cluster {
     /// Best effort for ways out that don't call `release`: asks an unused server to stop, waits for nothing.
     fn drop(&mut self) {
         if let Some(users) = self.users.take()
-            && let Ok(Some(_lifecycle)) = self.folder.try_lock_lifecycle()
+            && let Ok(Some(_lifecycle)) = self.instance.folder.try_lock_lifecycle()
             && Folder::leave_users(&users)
         {
-            server::ask_to_stop(&self.folder.data());
+            server::ask_to_stop(&self.instance.folder.data());
         }
     }
 }
 
-/// Why a try to connect failed.
-enum Probe {
-    /// Another try can't help.
-    Refused(String),
-    /// The server may be starting, recovering or stopping.
-    Later(String),
-}
-
-async fn create_database(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let known = sqlx::query_scalar!(
-        r#"select exists (select from pg_database where datname = 'gleaner') as "known!""#
-    );
-    if !known.fetch_one(&mut *connection).await? {
-        sqlx::query("create database gleaner")
-            .execute(connection)
-            .await?;
-    }
-    Ok(())
-}
-
 /// Runs blocking work off the runtime; a panic in it goes on in the caller.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ClusterError> + Send + 'static,
+) -> Result<T, ClusterError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Blocking work that has begun isn't cancelled, and the runtime only refuses it while it shuts down, with this task.
-            Err(error) => panic!("the runtime ended before the cluster: {error}"),
+            Err(_) => Err(ClusterError::Interrupted),
         },
     }
 }
@@ -313,12 +197,17 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Stdio};
+    use std::time::Instant;
 
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::{Pid, Uid};
+    use sqlx::ConnectOptions;
     use tempfile::TempDir;
 
+    use super::instance::READY_TIMEOUT;
+    use super::server::POLL_INTERVAL;
     use super::*;
+    use crate::store::{Store, StoreError};
 
     const CHILD_HOME: &str = "GLEANER_TEST_CLUSTER_HOME";
 
@@ -533,6 +422,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_died_under_its_user_is_revived() {
+        let home = home();
+        let cluster = options(home.path()).start().await.unwrap();
+        run(
+            &cluster,
+            "create table kept (word text); insert into kept values ('still here')",
+        )
+        .await;
+        let pid = process_in(&home).unwrap();
+        cluster.revive().await.unwrap();
+        assert_eq!(process_in(&home), Some(pid), "nothing was wrong with it");
+        let joined = Cluster::join(home.path()).await.unwrap();
+        let store = Store::connect_with(cluster.connect_options())
+            .await
+            .unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        let absent = joined.revive().await.unwrap_err();
+        assert!(
+            matches!(absent, ClusterError::NotRunning { .. }),
+            "{absent}"
+        );
+        let unreachable = StoreError::from(cluster.connect_options().connect().await.unwrap_err());
+        assert!(unreachable.is_unavailable(), "{unreachable:?}");
+        cluster.revive().await.unwrap();
+        store.ping().await.unwrap();
+        assert_eq!(ask(&joined, "select word from kept").await, "still here");
+        joined.release().await.unwrap();
+        cluster.release().await.unwrap();
+        assert_eq!(process_in(&home), None);
+    }
+
+    #[tokio::test]
     async fn a_pid_file_that_names_a_stranger_does_not_keep_the_server_from_starting() {
         let home = home();
         options(home.path())
@@ -636,7 +557,7 @@ mod tests {
         match &error {
             // Root may write everywhere, but the user who runs Postgres may not pass.
             ClusterError::Unreachable { ancestor, .. } if mode == 0o700 => {
-                assert_eq!(ancestor, root.path())
+                assert_eq!(ancestor, root.path());
             }
             ClusterError::Inaccessible { path, .. } if mode == 0o500 => assert_eq!(*path, home),
             other => panic!("{other}"),

@@ -116,6 +116,24 @@ pub async fn find_by_subject(
     Ok(row)
 }
 
+/// The state and the outcome of the project's job of this kind and subject, without its request, which may be large.
+pub async fn find_outcome(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    kind: JobKind,
+    subject: &str,
+) -> Result<Option<(JobState, Option<Value>)>, StoreError> {
+    let row = sqlx::query!(
+        r#"select state as "state: JobState", outcome from job where project = $1 and kind = $2 and subject = $3"#,
+        project as ProjectId,
+        kind as JobKind,
+        subject
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| (row.state, row.outcome)))
+}
+
 /// All jobs of one kind of a project that weren't cancelled, oldest first.
 pub async fn list_by_kind(
     connection: &mut PgConnection,
@@ -136,7 +154,10 @@ pub async fn list_by_kind(
 }
 
 /// The job that makes the project `failed`: its newest failed one other than imports, which report for themselves.
-pub async fn find_failed(connection: &mut PgConnection, project: ProjectId) -> Result<Option<JobRow>, StoreError> {
+pub async fn find_failed(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<Option<JobRow>, StoreError> {
     let row = sqlx::query_as!(
         JobRow,
         r#"select id as "id: JobId", project as "project: ProjectId", kind as "kind: JobKind", subject, state as "state: JobState",
@@ -150,7 +171,10 @@ pub async fn find_failed(connection: &mut PgConnection, project: ProjectId) -> R
 }
 
 /// The job whose progress stands for the project: the one that runs, the newest if several do.
-pub async fn find_running(connection: &mut PgConnection, project: ProjectId) -> Result<Option<JobRow>, StoreError> {
+pub async fn find_running(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<Option<JobRow>, StoreError> {
     let row = sqlx::query_as!(
         JobRow,
         r#"select id as "id: JobId", project as "project: ProjectId", kind as "kind: JobKind", subject, state as "state: JobState",
@@ -164,14 +188,19 @@ pub async fn find_running(connection: &mut PgConnection, project: ProjectId) -> 
 }
 
 /// How many jobs wait, run or have failed, for the metrics: `(kind, state, count)`.
-pub async fn count_by_state(connection: &mut PgConnection) -> Result<Vec<(JobKind, JobState, i64)>, StoreError> {
+pub async fn count_by_state(
+    connection: &mut PgConnection,
+) -> Result<Vec<(JobKind, JobState, i64)>, StoreError> {
     let rows = sqlx::query!(
         r#"select kind as "kind: JobKind", state as "state: JobState", count(*) as "count!"
            from job where state in ('queued', 'running', 'failed') group by kind, state"#
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.kind, row.state, row.count)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.kind, row.state, row.count))
+        .collect())
 }
 
 /// Hands a job of one of these kinds to a worker: a queued one, or a running one whose lease ran out.
@@ -209,6 +238,23 @@ pub async fn claim(
     .fetch_optional(connection)
     .await?;
     Ok(row)
+}
+
+/// Whether another project has a job of these kinds that a worker could take now.
+pub async fn is_another_waiting(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    kinds: &[JobKind],
+) -> Result<bool, StoreError> {
+    let waiting = sqlx::query_scalar!(
+        r#"select exists (select from job j join project p on p.id = j.project
+             where j.state = 'queued' and j.kind = any($2) and j.project <> $1 and not p.paused and p.deleted_at is null) as "exists!""#,
+        project as ProjectId,
+        kinds as &[JobKind]
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(waiting)
 }
 
 /// Prolongs an attempt's lease and writes its progress.
@@ -278,7 +324,12 @@ pub async fn finish(
 }
 
 /// Ends an attempt with an error; false when the attempt lost the job.
-pub async fn fail(connection: &mut PgConnection, id: JobId, attempt: i32, error: &str) -> Result<bool, StoreError> {
+pub async fn fail(
+    connection: &mut PgConnection,
+    id: JobId,
+    attempt: i32,
+    error: &str,
+) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update job set state = 'failed', error = $3, worker = null, expires_at = null, ended_at = now()
          where id = $1 and attempt = $2 and state = 'running'",
@@ -292,7 +343,11 @@ pub async fn fail(connection: &mut PgConnection, id: JobId, attempt: i32, error:
 }
 
 /// Puts a stopped attempt's job back into the queue with its checkpoint; false when the attempt lost the job.
-pub async fn give_back(connection: &mut PgConnection, id: JobId, attempt: i32) -> Result<bool, StoreError> {
+pub async fn give_back(
+    connection: &mut PgConnection,
+    id: JobId,
+    attempt: i32,
+) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update job set state = 'queued', worker = null, expires_at = null
          where id = $1 and attempt = $2 and state = 'running'",
@@ -316,11 +371,17 @@ pub async fn requeue_failed(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.kind, row.subject)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.kind, row.subject))
+        .collect())
 }
 
 /// Cancels what the project's learning still has queued, running or failed; imports go on. A running attempt learns it at its heartbeat.
-pub async fn cancel_learning(connection: &mut PgConnection, project: ProjectId) -> Result<u64, StoreError> {
+pub async fn cancel_learning(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         "update job set state = 'cancelled', worker = null, expires_at = null, ended_at = now()
          where project = $1 and state in ('queued', 'running', 'failed') and kind <> 'import'",

@@ -156,7 +156,10 @@ pub async fn create_all(
 }
 
 /// Labels of tasks that aren't undone, uncounted ones included, oldest first.
-pub async fn list_of_tasks(connection: &mut PgConnection, tasks: &[TaskId]) -> Result<Vec<VoteRow>, StoreError> {
+pub async fn list_of_tasks(
+    connection: &mut PgConnection,
+    tasks: &[TaskId],
+) -> Result<Vec<VoteRow>, StoreError> {
     let rows = sqlx::query_as!(
         VoteRow,
         r#"select id as "id: LabelId", task as "task: TaskId", slot as "slot: SlotId", class as "class: ClassIndex",
@@ -170,7 +173,10 @@ pub async fn list_of_tasks(connection: &mut PgConnection, tasks: &[TaskId]) -> R
 }
 
 /// The label of this id, undone or not.
-pub async fn find(connection: &mut PgConnection, label: LabelId) -> Result<Option<LabelRow>, StoreError> {
+pub async fn find(
+    connection: &mut PgConnection,
+    label: LabelId,
+) -> Result<Option<LabelRow>, StoreError> {
     let row = sqlx::query_as!(
         LabelRow,
         r#"select id as "id: LabelId", project as "project: ProjectId", task as "task: TaskId", slot as "slot: SlotId",
@@ -195,7 +201,11 @@ pub async fn undo(connection: &mut PgConnection, label: LabelId) -> Result<bool,
 }
 
 /// Gives a label another class and remembers the one before.
-pub async fn correct(connection: &mut PgConnection, label: LabelId, class: ClassIndex) -> Result<(), StoreError> {
+pub async fn correct(
+    connection: &mut PgConnection,
+    label: LabelId,
+    class: ClassIndex,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "update label set corrected_from = class, corrected_at = now(), class = $2 where id = $1 and class <> $2",
         label as LabelId,
@@ -207,10 +217,27 @@ pub async fn correct(connection: &mut PgConnection, label: LabelId, class: Class
 }
 
 /// Accepted votes of the project: what is paid.
-pub async fn count_paid(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
+pub async fn count_paid(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from label where project = $1 and counted and undone_at is null"#,
         project as ProjectId
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
+/// Accepted votes that one labeler gave and that stand, over all projects.
+pub async fn count_of_labeler(
+    connection: &mut PgConnection,
+    labeler: TokenId,
+) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from label where labeler = $1 and counted and undone_at is null"#,
+        labeler as TokenId
     )
     .fetch_one(connection)
     .await?;
@@ -243,4 +270,20 @@ pub async fn list_for_export(
     .fetch_all(connection)
     .await?;
     Ok(rows)
+}
+
+/// The classes of these names that the project has, with their indices.
+pub async fn find_classes(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    names: &[String],
+) -> Result<Vec<(String, ClassIndex)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select name, index as "index: ClassIndex" from class where project = $1 and name = any($2)"#,
+        project as ProjectId,
+        names
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.name, row.index)).collect())
 }

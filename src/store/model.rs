@@ -109,7 +109,10 @@ pub async fn find_pretext(
 }
 
 /// The version that the project's next model gets.
-pub async fn next_version(connection: &mut PgConnection, project: ProjectId) -> Result<i32, StoreError> {
+pub async fn next_version(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<i32, StoreError> {
     let version = sqlx::query_scalar!(
         r#"select coalesce(max(version), 0) + 1 as "version!" from model where project = $1"#,
         project as ProjectId
@@ -120,7 +123,11 @@ pub async fn next_version(connection: &mut PgConnection, project: ProjectId) -> 
 }
 
 /// Inserts a model and makes it the project's published version.
-pub async fn publish(connection: &mut PgConnection, project: ProjectId, model: &NewModel) -> Result<(), StoreError> {
+pub async fn publish(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    model: &NewModel,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "with published as (update project set model_version = $2 where id = $1)
          insert into model (project, version, round, checkpoint, manifest, test_accuracy, test_count, label_count, vote_count, job)
@@ -182,9 +189,47 @@ pub async fn list(
 }
 
 /// The version that a job published, if it did.
-pub async fn find_version_of_job(connection: &mut PgConnection, job: JobId) -> Result<Option<i32>, StoreError> {
+pub async fn find_version_of_job(
+    connection: &mut PgConnection,
+    job: JobId,
+) -> Result<Option<i32>, StoreError> {
     let version = sqlx::query_scalar!("select version from model where job = $1", job as JobId)
         .fetch_optional(connection)
         .await?;
     Ok(version)
+}
+
+/// How often a model's guesses were right on the items drawn at random into the batches that it ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RandomSlice {
+    /// The model that guessed.
+    pub model_version: i32,
+    /// Labelled items it learned from.
+    pub label_count: i32,
+    /// Items drawn at random and settled, at least 1.
+    pub item_count: i64,
+    /// Of these, items whose settled class was the first guess.
+    pub correct_count: i64,
+}
+
+/// The random slices of a project in the order of versions; models that ranked no settled random item are left out.
+pub async fn list_random_slices(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<Vec<RandomSlice>, StoreError> {
+    let rows = sqlx::query_as!(
+        RandomSlice,
+        r#"select m.version as model_version, m.label_count, count(*) as "item_count!",
+             count(*) filter (where (t.suggestions -> 0 ->> 'class')::smallint = i.class) as "correct_count!"
+           from task t
+             join item i on i.id = t.item
+             join model m on m.project = t.project and m.version = t.model_version
+           where t.project = $1 and t.source = 'random' and t.state = 'settled' and i.class is not null
+             and jsonb_array_length(t.suggestions) > 0
+           group by m.version, m.label_count order by m.version"#,
+        project as ProjectId
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
 }

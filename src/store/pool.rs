@@ -144,7 +144,11 @@ pub async fn filter_askable(
 }
 
 /// How many items round `round` could ask right now.
-pub async fn count_askable(connection: &mut PgConnection, project: ProjectId, round: i32) -> Result<i64, StoreError> {
+pub async fn count_askable(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    round: i32,
+) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from item i
            where i.project = $1 and i.split = 'pool' and i.class is null and i.excluded is null and i.ask_from_round <= $2
@@ -158,8 +162,30 @@ pub async fn count_askable(connection: &mut PgConnection, project: ProjectId, ro
     Ok(count)
 }
 
+/// Whether round `round` could ask any item right now; looks no further than the first.
+pub async fn any_askable(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    round: i32,
+) -> Result<bool, StoreError> {
+    let any = sqlx::query_scalar!(
+        r#"select exists (select from item i
+             where i.project = $1 and i.split = 'pool' and i.class is null and i.excluded is null and i.ask_from_round <= $2
+               and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead')
+                 and t.state in ('open', 'leased', 'settled', 'adjudication'))) as "any!""#,
+        project as ProjectId,
+        round
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(any)
+}
+
 /// D_l: pool items with a class, imported or settled by votes.
-pub async fn list_labeled(connection: &mut PgConnection, project: ProjectId) -> Result<Vec<PoolItem>, StoreError> {
+pub async fn list_labeled(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<Vec<PoolItem>, StoreError> {
     let rows = sqlx::query_as!(
         PoolItem,
         r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
@@ -174,7 +200,10 @@ pub async fn list_labeled(connection: &mut PgConnection, project: ProjectId) -> 
 }
 
 /// Pool items whose class was imported: what gold tasks are drawn from.
-pub async fn list_imported(connection: &mut PgConnection, project: ProjectId) -> Result<Vec<PoolItem>, StoreError> {
+pub async fn list_imported(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<Vec<PoolItem>, StoreError> {
     let rows = sqlx::query_as!(
         PoolItem,
         r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
@@ -189,7 +218,10 @@ pub async fn list_imported(connection: &mut PgConnection, project: ProjectId) ->
 }
 
 /// The test split, its classes known.
-pub async fn list_test(connection: &mut PgConnection, project: ProjectId) -> Result<Vec<PoolItem>, StoreError> {
+pub async fn list_test(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<Vec<PoolItem>, StoreError> {
     let rows = sqlx::query_as!(
         PoolItem,
         r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
@@ -204,7 +236,10 @@ pub async fn list_test(connection: &mut PgConnection, project: ProjectId) -> Res
 }
 
 /// The items of these ids.
-pub async fn list_by_ids(connection: &mut PgConnection, items: &[ItemId]) -> Result<Vec<PoolItem>, StoreError> {
+pub async fn list_by_ids(
+    connection: &mut PgConnection,
+    items: &[ItemId],
+) -> Result<Vec<PoolItem>, StoreError> {
     let rows = sqlx::query_as!(
         PoolItem,
         r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
@@ -217,8 +252,22 @@ pub async fn list_by_ids(connection: &mut PgConnection, items: &[ItemId]) -> Res
     Ok(rows)
 }
 
+/// How many outputs a head needs: one above the largest class index, since a removed class leaves a gap.
+pub async fn count_outputs(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"select coalesce(max(index) + 1, 0)::int8 as "count!" from class where project = $1"#,
+        project as ProjectId
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
 /// How many different classes the labelled pool items have, and how many classes the project has.
-pub async fn count_classes(connection: &mut PgConnection, project: ProjectId) -> Result<(i64, i64), StoreError> {
+pub async fn count_classes(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<(i64, i64), StoreError> {
     let row = sqlx::query!(
         r#"select
              (select count(distinct class) from item

@@ -67,7 +67,10 @@ pub struct RoundStanding {
 }
 
 /// Waits for the project's lock and holds it until the transaction ends; whoever makes slots or moves a round holds it.
-pub async fn lock_project(connection: &mut PgConnection, project: ProjectId) -> Result<(), StoreError> {
+pub async fn lock_project(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<(), StoreError> {
     sqlx::query!(
         r#"select pg_advisory_xact_lock(hashtextextended('gleaner.project ' || $1::uuid::text, 0)) as "locked: ()""#,
         project as ProjectId
@@ -78,7 +81,10 @@ pub async fn lock_project(connection: &mut PgConnection, project: ProjectId) -> 
 }
 
 /// Takes the project's lock if nobody holds it.
-pub async fn try_lock_project(connection: &mut PgConnection, project: ProjectId) -> Result<bool, StoreError> {
+pub async fn try_lock_project(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<bool, StoreError> {
     let held = sqlx::query_scalar!(
         r#"select pg_try_advisory_xact_lock(hashtextextended('gleaner.project ' || $1::uuid::text, 0)) as "held!""#,
         project as ProjectId
@@ -110,7 +116,11 @@ pub async fn move_project(
 }
 
 /// Sets the flag that stops jobs and leases; false when it was so already.
-pub async fn set_paused(connection: &mut PgConnection, project: ProjectId, paused: bool) -> Result<bool, StoreError> {
+pub async fn set_paused(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    paused: bool,
+) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update project set paused = $2 where id = $1 and paused <> $2",
         project as ProjectId,
@@ -127,9 +137,13 @@ pub async fn set_finish_requested(
     project: ProjectId,
     requested: bool,
 ) -> Result<(), StoreError> {
-    sqlx::query!("update project set finish_requested = $2 where id = $1", project as ProjectId, requested)
-        .execute(connection)
-        .await?;
+    sqlx::query!(
+        "update project set finish_requested = $2 where id = $1",
+        project as ProjectId,
+        requested
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -145,7 +159,10 @@ pub async fn list_supervised(connection: &mut PgConnection) -> Result<Vec<Projec
 }
 
 /// Imports of the project that wait or run.
-pub async fn count_unended_imports(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
+pub async fn count_unended_imports(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from import where project = $1 and state in ('queued', 'running')"#,
         project as ProjectId
@@ -153,6 +170,23 @@ pub async fn count_unended_imports(connection: &mut PgConnection, project: Proje
     .fetch_one(connection)
     .await?;
     Ok(count)
+}
+
+/// Queues an import again whose job, of this subject, failed.
+pub async fn requeue_import(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    subject: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update import set state = 'queued', error = null, ended_at = null
+         where project = $1 and id::text = $2 and state = 'failed'",
+        project as ProjectId,
+        subject
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Inserts a round that is under way.
@@ -166,20 +200,23 @@ pub async fn open(
     strategy: &Strategy,
     asked_by: Option<i32>,
     task_count: i32,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "insert into round (id, project, number, state, strategy, asked_by, task_count) values ($1, $2, $3, $4, $5, $6, $7)",
+) -> Result<RoundRow, StoreError> {
+    let row = sqlx::query_as!(
+        RoundRow,
+        r#"insert into round (id, project, number, state, strategy, asked_by, task_count) values ($1, $2, $3, $4, $5, $6, $7)
+           returning id as "id: RoundId", project as "project: ProjectId", number, state as "state: RoundState",
+             strategy as "strategy: Strategy", asked_by, model_version, task_count, opened_at, closed_at"#,
         id as RoundId,
         project as ProjectId,
         number,
         state as RoundState,
-        Json(strategy) as _,
+        strategy as &Strategy,
         asked_by,
         task_count
     )
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(())
+    Ok(row)
 }
 
 /// The round that isn't closed; a project has at most one.
@@ -235,10 +272,16 @@ pub async fn lock(
 }
 
 /// The highest number of a round; `None` before the first.
-pub async fn last_number(connection: &mut PgConnection, project: ProjectId) -> Result<Option<i32>, StoreError> {
-    let number = sqlx::query_scalar!("select max(number) from round where project = $1", project as ProjectId)
-        .fetch_one(connection)
-        .await?;
+pub async fn last_number(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<Option<i32>, StoreError> {
+    let number = sqlx::query_scalar!(
+        "select max(number) from round where project = $1",
+        project as ProjectId
+    )
+    .fetch_one(connection)
+    .await?;
     Ok(number)
 }
 
@@ -308,7 +351,10 @@ pub async fn find_standing(
 }
 
 /// Moves a round from `labeling` to `training` if no slot is open or leased and no tie waits; false when something is left.
-pub async fn complete_labeling(connection: &mut PgConnection, round: &RoundRow) -> Result<bool, StoreError> {
+pub async fn complete_labeling(
+    connection: &mut PgConnection,
+    round: &RoundRow,
+) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update round set state = 'training' where id = $1 and state = 'labeling'
            and not exists (select from slot where project = $2 and round_number = $3 and state in ('open', 'leased'))

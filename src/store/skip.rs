@@ -52,15 +52,27 @@ pub async fn exists(
 }
 
 /// Takes an item out of the pool for good.
-pub async fn exclude_item(connection: &mut PgConnection, item: ItemId, why: Exclusion) -> Result<(), StoreError> {
-    sqlx::query!("update item set excluded = $2 where id = $1", item as ItemId, why as Exclusion)
-        .execute(connection)
-        .await?;
+pub async fn exclude_item(
+    connection: &mut PgConnection,
+    item: ItemId,
+    why: Exclusion,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update item set excluded = $2 where id = $1",
+        item as ItemId,
+        why as Exclusion
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
 /// Lets an item rest until the round of this number.
-pub async fn rest_item(connection: &mut PgConnection, item: ItemId, until_round: i32) -> Result<(), StoreError> {
+pub async fn rest_item(
+    connection: &mut PgConnection,
+    item: ItemId,
+    until_round: i32,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "update item set ask_from_round = greatest(ask_from_round, $2) where id = $1",
         item as ItemId,

@@ -26,6 +26,8 @@ pub struct SlotRow {
     pub priority: i64,
     /// Who holds it, answered it, or held it last.
     pub labeler: Option<TokenId>,
+    /// The person who answered or skipped it, when a tool labels for several.
+    pub person: Option<String>,
     /// Who held it before.
     pub former: Vec<TokenId>,
     /// Times it was leased.
@@ -54,7 +56,10 @@ pub struct LeasedSlot {
 }
 
 /// Lets one lease call of a labeler at a time through, until the transaction ends; other labelers aren't touched.
-pub async fn lock_labeler(connection: &mut PgConnection, labeler: TokenId) -> Result<(), StoreError> {
+pub async fn lock_labeler(
+    connection: &mut PgConnection,
+    labeler: TokenId,
+) -> Result<(), StoreError> {
     sqlx::query!(
         r#"select pg_advisory_xact_lock(hashtextextended('gleaner.labeler ' || $1::uuid::text, 0)) as "locked: ()""#,
         labeler as TokenId
@@ -141,7 +146,10 @@ pub async fn lease_open(
 }
 
 /// Opens again what was leased and ran out; locks nothing that somebody else is writing. Returns how many.
-pub async fn open_expired(connection: &mut PgConnection, project: ProjectId) -> Result<u64, StoreError> {
+pub async fn open_expired(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         "with expired as (
            select id from slot where project = $1 and state = 'leased' and expires_at <= now() for update skip locked
@@ -195,11 +203,14 @@ pub async fn release(
 }
 
 /// The slots of tasks whose rows the caller has locked, locked in the order of ids.
-pub async fn lock_of_tasks(connection: &mut PgConnection, tasks: &[TaskId]) -> Result<Vec<SlotRow>, StoreError> {
+pub async fn lock_of_tasks(
+    connection: &mut PgConnection,
+    tasks: &[TaskId],
+) -> Result<Vec<SlotRow>, StoreError> {
     let rows = sqlx::query_as!(
         SlotRow,
         r#"select id as "id: SlotId", task as "task: TaskId", state as "state: SlotState", priority, labeler as "labeler: TokenId",
-             former as "former: Vec<TokenId>", attempt
+             person, former as "former: Vec<TokenId>", attempt
            from slot where task = any($1) order by id for no key update"#,
         tasks as &[TaskId]
     )
@@ -237,11 +248,14 @@ pub async fn skip(
     Ok(())
 }
 
-/// Takes back the open slots of a task.
-pub async fn withdraw_open(connection: &mut PgConnection, task: TaskId) -> Result<u64, StoreError> {
+/// Takes back the open slots of tasks that the caller has locked.
+pub async fn withdraw_open_of_tasks(
+    connection: &mut PgConnection,
+    tasks: &[TaskId],
+) -> Result<u64, StoreError> {
     let done = sqlx::query!(
-        "update slot set state = 'withdrawn' where task = $1 and state = 'open'",
-        task as TaskId
+        "update slot set state = 'withdrawn' where task = any($1) and state = 'open'",
+        tasks as &[TaskId]
     )
     .execute(connection)
     .await?;
@@ -263,7 +277,10 @@ pub async fn add(connection: &mut PgConnection, task: TaskId) -> Result<(), Stor
 }
 
 /// Votes that open tasks of the project still reserve: its open and leased slots.
-pub async fn count_reserved(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
+pub async fn count_reserved(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from slot where project = $1 and state in ('open', 'leased')"#,
         project as ProjectId
@@ -274,7 +291,10 @@ pub async fn count_reserved(connection: &mut PgConnection, project: ProjectId) -
 }
 
 /// Leases of the project that somebody holds.
-pub async fn count_leased(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
+pub async fn count_leased(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from slot where project = $1 and state = 'leased'"#,
         project as ProjectId

@@ -111,6 +111,12 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DecodedImage, Decod
     if decoder.total_bytes() > limits.decoded_bytes_max {
         return Err(DecodeError::TooMuchMemory(limits.decoded_bytes_max));
     }
+    if width == 0 || height == 0 {
+        return Err(DecodeError::Broken {
+            format: name_of(format),
+            reason: "it has no pixels".to_owned(),
+        });
+    }
     // A broken EXIF block says nothing about the pixels.
     let orientation = decoder
         .orientation()

@@ -6,6 +6,8 @@ import { Problem, call, projectPath } from "./api.js";
 /** A skip can't be undone at the service, so it is held back this long. */
 const SKIP_GRACE_MS = 4000;
 const PACE_WINDOW_MS = 5 * 60_000;
+/** Over less time than this a pace says nothing. */
+const PACE_MINUTES_MIN = 0.1;
 const HISTORY_COUNT = 50;
 
 /** Events: `change` (counts), `round` (detail: the round as the service told it), `lost` (detail: `{name, outcome}`). */
@@ -26,32 +28,43 @@ export class Answers extends EventTarget {
     outbox.addEventListener("answered", ({ detail }) => this.#hear(detail));
   }
 
+  /** The latest labels, the newest first: `{key, task, name, colour}`. */
+  recent(count) {
+    return this.#history
+      .filter((entry) => entry.kind === "label")
+      .slice(-count)
+      .reverse();
+  }
+
   /** The latest answer that can be undone, or `undefined`: `{task, name, colour, kind}`. */
   get last() {
     return this.#history.at(-1);
   }
 
-  /** Labels a minute over the last five minutes, or `null` before the third. */
+  /** Labels a minute over the last five minutes, or `null` while there are too few. */
   get pace() {
     const since = Date.now() - PACE_WINDOW_MS;
     const recent = this.#times.filter((time) => time >= since);
     if (recent.length < 3) return null;
     const minutes = (recent.at(-1) - recent[0]) / 60_000;
-    return minutes > 0 ? (recent.length - 1) / minutes : null;
+    return minutes >= PACE_MINUTES_MIN ? (recent.length - 1) / minutes : null;
   }
 
   /** Gives `task` the class `entry` (`{name, colour}`) after `seconds` of looking. */
   label(task, entry, seconds) {
-    const label = { task: task.task, class: entry.name, seconds: Math.round(seconds * 100) / 100 };
-    if (Number.isInteger(task.attempt)) label.attempt = task.attempt;
-    const key = this.#outbox.put({
+    const key = this.#send(task, entry, seconds);
+    this.#remember({ key, task, kind: "label", name: entry.name, colour: entry.colour, seconds });
+  }
+
+  #send(task, entry, seconds) {
+    const label = { task: task.task, class: entry.name, attempt: task.attempt, seconds: Math.round(seconds * 100) / 100 };
+    return this.#outbox.put({
       task: task.task,
       project: this.#project,
       kind: "label",
       path: projectPath(this.#project, "/labels"),
       body: { labels: [label] },
     });
-    this.#remember({ key, task, kind: "label", name: entry.name, colour: entry.colour });
   }
 
   /** Skips `task` for `reason`; `name` is how the reason reads. */
@@ -87,15 +100,24 @@ export class Answers extends EventTarget {
     return entry;
   }
 
+  /** Gives an earlier answer another class; works at any time, since a correction counts into the next training. */
+  async correct(entry, to) {
+    const { withdrawn, answer } = await this.#outbox.withdraw(entry.key);
+    const label = answer?.results?.[0]?.label;
+    if (withdrawn) entry.key = this.#send(entry.task, to, entry.seconds);
+    else if (label) await call("PUT", `/labels/${encodeURIComponent(label)}`, { body: { class: to.name } });
+    entry.name = to.name;
+    entry.colour = to.colour;
+    this.#changed();
+  }
+
   async #takeBack(entry) {
     const { withdrawn, answer } = await this.#outbox.withdraw(entry.key);
     if (withdrawn) return;
     if (entry.kind === "skip") throw new SkipIsFinal();
     const label = answer?.results?.[0]?.label;
     if (!label) return;
-    const undone = await call("DELETE", `/labels/${encodeURIComponent(label)}`);
-    // Where the service hands the task out again, it says under which attempt.
-    if (Number.isInteger(undone?.attempt)) entry.task.attempt = undone.attempt;
+    await call("DELETE", `/labels/${encodeURIComponent(label)}`);
   }
 
   #remember(entry) {

@@ -5,8 +5,9 @@ import { element, svg } from "./dom.js";
 import { count, percent } from "./format.js";
 import { text } from "./text.js";
 
-const WIDTH = 640;
-const HEIGHT = 300;
+/** Drawing units are pixels at the usual width of a panel; a phone gets a smaller drawing, so that its words stay readable. */
+const WIDE = { width: 640, height: 300 };
+const NARROW = { width: 340, height: 240 };
 const MARGIN = { top: 16, right: 20, bottom: 46, left: 58 };
 
 /**
@@ -15,21 +16,28 @@ const MARGIN = { top: 16, right: 20, bottom: 46, left: 58 };
  */
 export function curveChart(curve) {
   const all = [...curve.points, ...curve.random];
-  if (all.length === 0) return element("p", { class: "empty" }, text.curve.empty);
-  const x = scale([0, Math.max(...all.map((point) => point.labels))], [MARGIN.left, WIDTH - MARGIN.right]);
+  if (all.length === 0) return element("p", { class: "nothing" }, text.curve.empty);
+  const size = matchMedia("(max-width: 760px)").matches ? NARROW : WIDE;
+  const x = scale([0, Math.max(...all.map((point) => point.labels))], [MARGIN.left, size.width - MARGIN.right]);
   const low = Math.min(...all.map((point) => point.low ?? point.accuracy));
   const high = Math.max(...all.map((point) => point.high ?? point.accuracy));
-  const y = scale(paddedShares(low, high), [HEIGHT - MARGIN.bottom, MARGIN.top]);
+  const y = scale(paddedShares(low, high), [size.height - MARGIN.bottom, MARGIN.top]);
   const last = curve.points.at(-1) ?? all.at(-1);
-  return svg(
+  const drawing = svg(
     "svg",
-    { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": text.curve.alternative(count(last.labels), percent(last.accuracy)) },
-    axes(x, y),
+    {
+      class: "chart",
+      viewBox: `0 0 ${size.width} ${size.height}`,
+      role: "img",
+      "aria-label": text.curve.alternative(count(last.labels), percent(last.accuracy)),
+    },
+    axes(x, y, size.height),
     band(curve.points, x, y),
     curve.random.length > 0 && line(curve.random, x, y, "random"),
     line(curve.points, x, y, "model"),
     curve.points.map((point) => dot(point, x, y)),
   );
+  return curve.random.length > 0 ? element("div", {}, drawing, legend(curve)) : drawing;
 }
 
 /** Horizontal bars `[{name, count, colour}]`, one a class, longest = full width. */
@@ -51,7 +59,7 @@ export function barList(rows, label) {
 }
 
 /** A linear scale from a domain to a range, with `ticks` at round values. */
-export function scale([from, to], [start, end]) {
+function scale([from, to], [start, end]) {
   const span = to - from || 1;
   const place = (value) => start + ((value - from) / span) * (end - start);
   place.ticks = roundTicks(from, to);
@@ -60,7 +68,7 @@ export function scale([from, to], [start, end]) {
 }
 
 /** About five round values from `from` to `to`. */
-export function roundTicks(from, to) {
+function roundTicks(from, to) {
   const span = to - from || 1;
   const rough = span / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -77,7 +85,16 @@ function paddedShares(low, high) {
   return to > from ? [from, to] : [Math.max(0, from - 0.05), to];
 }
 
-function axes(x, y) {
+function legend(curve) {
+  return element(
+    "p",
+    { class: "legend" },
+    curve.points.length > 0 && element("span", { class: "model" }, text.curve.model),
+    element("span", { class: "random" }, text.curve.random),
+  );
+}
+
+function axes(x, y, height) {
   const [left, right] = x.range;
   const [bottom, top] = y.range;
   return svg(
@@ -92,8 +109,12 @@ function axes(x, y) {
       svg("text", { x: x(tick), y: bottom + 20, "text-anchor": "middle" }, count(tick)),
     ]),
     svg("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
-    svg("text", { class: "axis-title", x: (left + right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, text.curve.labels),
-    svg("text", { class: "axis-title", transform: `translate(14 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, text.curve.accuracy),
+    svg("text", { class: "axis-title", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, text.curve.labels),
+    svg(
+      "text",
+      { class: "axis-title", transform: `translate(14 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" },
+      text.curve.accuracy,
+    ),
   );
 }
 
@@ -110,7 +131,8 @@ function line(points, x, y, kind) {
 }
 
 function dot(point, x, y) {
-  const interval = Number.isFinite(point.low) && Number.isFinite(point.high) ? text.curve.interval(percent(point.low), percent(point.high)) : null;
+  const interval =
+    Number.isFinite(point.low) && Number.isFinite(point.high) ? text.curve.interval(percent(point.low), percent(point.high)) : null;
   const words = [text.curve.point(count(point.labels), percent(point.accuracy)), interval].filter(Boolean).join(" ");
   const half = interval && svg("line", { class: "whisker", x1: x(point.labels), x2: x(point.labels), y1: y(point.low), y2: y(point.high) });
   return svg("g", { class: "point" }, half, svg("circle", { cx: x(point.labels), cy: y(point.accuracy), r: 4.5 }, svg("title", {}, words)));

@@ -91,6 +91,12 @@ export class ClassPanel {
   }
 }
 
+/** A pointer leaves the focus on the button, where Enter would give the same class once more. */
+function press(event, choose) {
+  if (event.detail > 0) event.currentTarget.blur();
+  choose();
+}
+
 function classButton(entry, choose) {
   return element(
     "button",
@@ -99,7 +105,7 @@ function classButton(entry, choose) {
       class: "class-button",
       vars: { "--class-colour": entry.colour },
       "aria-keyshortcuts": entry.hotkey,
-      on: { click: () => choose(entry) },
+      on: { click: (event) => press(event, () => choose(entry)) },
     },
     element("span", { class: "swatch", "aria-hidden": "true" }),
     element("kbd", { "aria-hidden": "true" }, entry.hotkey?.toUpperCase() ?? "·"),

@@ -1,13 +1,16 @@
 // The tasks that lie before one labeler. Owns the leases: fetches them ahead together with their decoded images, renews them while somebody
 // works, gives them back on leaving, and asks again when there was nothing to do.
-// Invariants: a task stands here at most once; a task whose answer still waits in the outbox is never shown again.
+// Invariants: a task stands here at most once; a task that was answered here isn't shown again under the same lease, whatever an answer
+// of the service that crossed it on the way says.
 
 import { Unreachable, Problem, post, projectPath } from "./api.js";
 
-/** Tasks held at once, the one on show included; the service allows 20 to an idle labeler. */
+/** Tasks held at once, the one on show included. */
 const HELD_COUNT = 12;
-/** Below this many a new lot is fetched. */
-const REFILL_COUNT = 8;
+/** What the service allows to a labeler, for when many images are shown at once. */
+const HELD_COUNT_MAX = 20;
+/** When this many are used up, as many new ones are fetched. */
+const REFILL_LAG = 4;
 /** Without a key or a touch for so long, leases are left to expire. */
 const IDLE_MS = 4 * 60_000;
 const OFFLINE_RETRY_SECONDS = 3;
@@ -17,6 +20,9 @@ export class Desk extends EventTarget {
   #project;
   #outbox;
   #tasks = [];
+  #heldCount = HELD_COUNT;
+  /** Attempt under which each task left the desk. */
+  #answered = new Map();
   #busy = false;
   #again = false;
   #retryTimer = null;
@@ -24,7 +30,7 @@ export class Desk extends EventTarget {
   #leaseMs = 300_000;
   #activeAt = Date.now();
   #lapsed = false;
-  #replyLost = false;
+  #resuming = false;
   #closed = false;
 
   /** Why there is nothing to do: `{reason, retryAt}` or `null`; `reason` is the service's, or "offline". */
@@ -34,7 +40,7 @@ export class Desk extends EventTarget {
     super();
     this.#project = project;
     this.#outbox = outbox;
-    outbox.addEventListener("answered", () => this.#tasks.length < REFILL_COUNT && this.refill());
+    outbox.addEventListener("answered", () => this.#isLow && this.refill());
     addEventListener("online", () => this.refill());
   }
 
@@ -66,29 +72,65 @@ export class Desk extends EventTarget {
   /** Takes the task on show off the desk. */
   advance() {
     const task = this.#tasks.shift();
-    if (this.#tasks.length < REFILL_COUNT) this.refill();
+    if (task) this.#answered.set(task.task, task.attempt);
+    if (this.#isLow) this.refill();
     this.#changed();
     return task;
   }
 
-  /** Lays a task that was undone back on top. */
-  putBack(task) {
-    this.#tasks = [task, ...this.#tasks.filter((other) => other.task !== task.task)];
+  /** All tasks, the one on show first. */
+  get tasks() {
+    return [...this.#tasks];
+  }
+
+  /** Takes several tasks off the desk at once, wherever they lie. */
+  takeOff(tasks) {
+    for (const task of tasks) this.#answered.set(task.task, task.attempt);
+    this.#tasks = this.#tasks.filter((task) => !tasks.includes(task));
+    if (this.#isLow) this.refill();
     this.#changed();
+  }
+
+  /** Lays a task on top. */
+  bringForward(task) {
+    this.#tasks = [task, ...this.#tasks.filter((other) => other !== task)];
+  }
+
+  /** Holds as many tasks as the service allows, or as few as one needs for one image at a time. */
+  holdMany(isMany) {
+    this.#heldCount = isMany ? HELD_COUNT_MAX : HELD_COUNT;
+    if (this.#isLow) this.refill();
+  }
+
+  /** Lays a task that was undone back on top, and takes its lease again, since undoing opened it for everybody. */
+  putBack(task) {
+    this.#answered.delete(task.task);
+    const twin = this.#tasks.find((other) => other.task === task.task);
+    if (twin) task.attempt = twin.attempt;
+    this.#tasks = [task, ...this.#tasks.filter((other) => other !== twin)];
+    this.#changed();
+    if (!twin) this.refill({ resume: true });
+  }
+
+  get #isLow() {
+    return this.#tasks.length <= this.#heldCount - REFILL_LAG;
   }
 
   /** Fetches more tasks if few are left; `resume` also takes up those that the labeler holds already. */
   async refill({ resume = false } = {}) {
     if (this.#closed) return;
+    // After a lost reply the service may hold leases for us that we don't know: the next call asks for them too.
+    this.#resuming ||= resume;
     if (this.#busy) {
       this.#again = true;
       return;
     }
     this.#busy = true;
     clearTimeout(this.#retryTimer);
+    const resumes = this.#resuming;
+    this.#resuming = false;
     try {
-      await this.#lease(resume || this.#replyLost);
-      this.#replyLost = false;
+      await this.#lease(resumes);
     } catch (error) {
       this.#stall(error);
     } finally {
@@ -97,7 +139,7 @@ export class Desk extends EventTarget {
     this.#changed();
     if (this.#again) {
       this.#again = false;
-      if (this.#tasks.length < REFILL_COUNT && !this.wait) await this.refill();
+      if (this.#resuming || (this.#isLow && !this.wait)) await this.refill();
     }
   }
 
@@ -116,27 +158,34 @@ export class Desk extends EventTarget {
   }
 
   async #lease(resume) {
-    const missing = HELD_COUNT - this.#tasks.length;
+    const missing = this.#heldCount - this.#tasks.length;
     if (missing <= 0 && !resume) return;
-    const body = { count: Math.max(missing, 1) };
-    if (resume) body.resume = true;
-    const answer = await post(projectPath(this.#project, "/leases"), body);
-    const known = new Set(this.#tasks.map((task) => task.task));
-    const fresh = answer.tasks.filter((task) => !known.has(task.task) && !this.#outbox.holds(task.task));
+    // On resuming, the count includes what is held.
+    const count = resume ? Math.max(this.#heldCount, this.#tasks.length) : missing;
+    const answer = await post(projectPath(this.#project, "/leases"), { count, resume });
     if (resume) this.#keepOnly(answer.tasks);
-    for (const task of fresh) this.#tasks.push(prepare(task));
+    for (const task of answer.tasks) this.#take(task);
     const until = answer.tasks[0] && new Date(answer.tasks[0].expires_at).getTime() - Date.now();
     if (until > 1000) this.#leaseMs = until;
     this.#setWait(answer.tasks.length === 0 ? answer.wait : null);
   }
 
-  /** After an absence: tasks that the service no longer lists were given to others. */
+  #take(leased) {
+    const known = this.#tasks.find((task) => task.task === leased.task);
+    if (known) Object.assign(known, { attempt: leased.attempt, leasedAt: Date.now() });
+    else if (!this.#wasAnswered(leased)) this.#tasks.push(prepare(leased));
+  }
+
+  #wasAnswered(leased) {
+    return this.#outbox.holds(leased.task) || this.#answered.get(leased.task) >= leased.attempt;
+  }
+
+  /** Tasks that the service no longer lists as held were given to others. */
   #keepOnly(held) {
-    const attempts = new Map(held.map((task) => [task.task, task]));
-    const lost = this.current && !attempts.has(this.current.task);
-    this.#tasks = this.#tasks.filter((task) => attempts.has(task.task));
-    for (const task of this.#tasks) Object.assign(task, { attempt: attempts.get(task.task).attempt });
-    if (lost) this.dispatchEvent(new Event("lapsed"));
+    const names = new Set(held.map((task) => task.task));
+    const isLost = this.current && !names.has(this.current.task);
+    this.#tasks = this.#tasks.filter((task) => names.has(task.task));
+    if (isLost) this.dispatchEvent(new Event("lapsed"));
   }
 
   #setWait(wait) {
@@ -150,8 +199,7 @@ export class Desk extends EventTarget {
   }
 
   #stall(error) {
-    // The service may have leased tasks without our knowing: the next call asks for them too.
-    this.#replyLost = true;
+    this.#resuming = true;
     if (error instanceof Unreachable || (error instanceof Problem && error.isPassing)) {
       this.#setWait({ reason: "offline", retry_after_seconds: error.retryAfterSeconds ?? OFFLINE_RETRY_SECONDS });
       return;
@@ -170,10 +218,11 @@ export class Desk extends EventTarget {
     if (now - eldest < Math.min(this.#leaseMs / 3, 60_000)) return;
     const renewed = [...this.#tasks];
     try {
-      await post(projectPath(this.#project, "/leases/renew"), { tasks: renewed.map((task) => task.task) });
+      const { count } = await post(projectPath(this.#project, "/leases/renew"), { tasks: renewed.map((task) => task.task) });
       for (const task of renewed) task.leasedAt = now;
+      // Some were lost to others: the service says which are left.
+      if (count < renewed.length) await this.refill({ resume: true });
     } catch (error) {
-      // A refusal means that some were lost; the service says which are left.
       if (error instanceof Problem && !error.isPassing) await this.refill({ resume: true });
     }
   }

@@ -33,7 +33,11 @@ export function numberInput(attributes = {}) {
 
 /** A select of `[value, words]`. */
 export function choice(options, chosen) {
-  return element("select", {}, options.map(([value, words]) => element("option", { value, selected: String(value) === String(chosen) }, words)));
+  return element(
+    "select",
+    {},
+    options.map(([value, words]) => element("option", { value, selected: String(value) === String(chosen) }, words)),
+  );
 }
 
 /** A tick box with its words behind it. */

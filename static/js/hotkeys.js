@@ -1,12 +1,23 @@
 // Which key names which class. Owns the reserved keys and the order in which keys are dealt out.
 
 /** Keys that do something else on the labeler's page. */
-const RESERVED = new Set(["u", "s", "g", "z", "+", "-", "?", "[", "]", "/"]);
-const ORDER = [..."1234567890qwertyiopadfhjklxcvbnm"];
+const RESERVED = new Set(["u", "s", "g", "m", "z", "+", "-", "?", "[", "]", "/"]);
+const ORDER = [..."1234567890qwertyiopadfhjklxcvbn"];
 
 /** Colours dealt out to classes that have none; swatches only, never behind text. */
 const COLOURS = [
-  "#3b82c4", "#e08a2e", "#4a9d5b", "#c94f4f", "#8a63b8", "#1a9ba1", "#d4679c", "#8c6d46", "#b5a72a", "#6b7a99", "#2f6f9f", "#a3542a",
+  "#3b82c4",
+  "#e08a2e",
+  "#4a9d5b",
+  "#c94f4f",
+  "#8a63b8",
+  "#1a9ba1",
+  "#d4679c",
+  "#8c6d46",
+  "#b5a72a",
+  "#6b7a99",
+  "#2f6f9f",
+  "#a3542a",
 ];
 
 /**

@@ -7,16 +7,20 @@ import { ClassPanel } from "./class_panel.js";
 import { Desk, reloadImage } from "./desk.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { count } from "./format.js";
+import { GRID_COUNT, Grid } from "./grid.js";
 import { dealKeys } from "./hotkeys.js";
-import { renderMarkdown } from "./markdown.js";
 import { Outbox } from "./outbox.js";
+import { Recent } from "./recent.js";
+import { Guidelines, openKeyHelp } from "./reference.js";
 import { readProject, readRound } from "./shapes.js";
-import { isOperator, layOut, openDialog, projectFromAddress, showFailure, toast, toastProblem } from "./shell.js";
+import { isOperator, layOut, openDialog, openPage, projectFromAddress, toast, toastProblem } from "./shell.js";
+import { listenForSwipes } from "./swipe.js";
 import { text } from "./text.js";
 import { Viewer } from "./viewer.js";
 import { WaitingCard, progressBar } from "./waiting.js";
 
 const FOLLOW_MS = 4000;
+const LEAVE_MS = 2000;
 /** A glance of over ten minutes was a break, not a look. */
 const LOOK_SECONDS_MAX = 600;
 
@@ -29,9 +33,15 @@ class LabelPage {
   #viewer;
   #classes;
   #waiting;
+  #recent;
+  #grid;
+  #guidelines;
   #shown = null;
   #shownAt = 0;
   #undoing = false;
+  #isGrid = false;
+  /** Tasks that were marked in the grid, to be shown alone. */
+  #aside = new Set();
   #round = null;
 
   constructor(project, me, outbox) {
@@ -39,9 +49,13 @@ class LabelPage {
     this.#me = me;
     this.#outbox = outbox;
     this.#round = project.round;
-    this.#answers = new Answers(project.name, me.id ?? me.name, outbox);
+    this.#answers = new Answers(project.name, me.id, outbox);
     this.#desk = new Desk(project.name, outbox);
-    this.#classes = new ClassPanel(dealKeys(project.classes), (entry) => this.#answer(entry));
+    const classes = dealKeys(project.classes);
+    this.#classes = new ClassPanel(classes, (entry) => this.#answer(entry));
+    this.#recent = new Recent(this.#answers, classes);
+    this.#grid = new Grid(classes, (right, wrong) => this.#answerGrid(right, wrong));
+    this.#guidelines = new Guidelines(project.guidelines);
     this.#waiting = new WaitingCard(() => this.#desk.refill());
     this.#build();
     this.#viewer = new Viewer(this.stage);
@@ -57,39 +71,46 @@ class LabelPage {
 
   #build() {
     this.stage = element("div", { class: "stage" });
-    this.last = element("div", { class: "last", role: "status", "aria-live": "polite" });
+    this.last = element("span", { class: "last", role: "status", "aria-live": "polite" });
     this.batch = element("div", { class: "batch" });
     this.session = element("div", { class: "session" });
     this.saving = element("button", { type: "button", class: "saving", on: { click: () => this.#retrySaving() } });
-    this.guidelines = element("aside", { class: "guidelines", "aria-label": text.label.guidelines, hidden: true, tabindex: "0" });
+    this.gridTool = tool("grid", text.grid.toggle, "M", () => this.#toggleGrid(), true);
+    this.gridTool.setAttribute("aria-pressed", "false");
+    this.gridTool.hidden = !this.#project.showSuggestions;
     const tools = element(
       "div",
       { class: "tools", role: "toolbar", "aria-label": text.label.tools },
-      tool("undo", text.label.undo, "U", () => this.#undo()),
       tool("skip", text.label.skip, "S", () => this.#askSkip()),
-      element("span", { class: "tools-gap" }),
       tool("minus", text.label.zoomOut, "−", () => this.#viewer.zoomOut(), true),
       tool("plus", text.label.zoomIn, "+", () => this.#viewer.zoomIn(), true),
       tool("fit", text.label.fit, "Z", () => this.#viewer.reset(), true),
       tool("sun", text.label.brighter, "]", () => this.#viewer.brighten(1), true),
+      this.gridTool,
+      element("span", { class: "tools-gap" }),
+      this.last,
+      tool("undo", text.label.undo, "U", () => this.#undo()),
     );
     const main = element(
       "main",
       { class: "desk" },
       element("h1", { class: "unseen" }, text.label.heading(this.#project.name)),
-      this.guidelines,
-      element("section", { class: "work", "aria-label": text.label.image }, this.stage, element("div", { class: "under" }, tools, this.last)),
-      element("div", { class: "side" }, this.#classes.element, this.session),
+      this.#guidelines.element,
+      element("section", { class: "work", "aria-label": text.label.image }, this.stage, tools),
+      element("div", { class: "side" }, this.#classes.element, this.#recent.element, this.session),
     );
     layOut({
       me: this.#me,
       title: text.label.title(this.#project.name),
       middle: [this.#projectName(), this.batch],
-      end: [this.saving, barTool("book", text.label.guidelines, () => this.#toggleGuidelines()), barTool("help", text.label.help, () => this.#showHelp())],
+      end: [
+        this.saving,
+        barTool("book", text.label.guidelines, () => this.#guidelines.toggle()),
+        barTool("help", text.label.help, openKeyHelp),
+      ],
       main,
       beforeLeave: () => this.#leave(),
     });
-    this.#fillGuidelines();
   }
 
   #projectName() {
@@ -101,13 +122,22 @@ class LabelPage {
   #listen() {
     this.#desk.addEventListener("change", () => this.#render());
     this.#desk.addEventListener("lapsed", () => toast(text.label.lapsed));
-    this.#answers.addEventListener("change", () => this.#showCounts());
+    this.#answers.addEventListener("change", () => {
+      this.#showCounts();
+      this.#recent.show();
+    });
     this.#answers.addEventListener("round", ({ detail }) => this.#setRound(readRound(detail)));
-    this.#answers.addEventListener("lost", ({ detail }) => toast(text.label.lost(detail.name, detail.outcome), { tone: "bad", lasting: true }));
-    this.#outbox.addEventListener("change", () => this.#showSaving());
+    this.#answers.addEventListener("lost", ({ detail }) =>
+      toast(text.label.lost(detail.name, detail.outcome), { tone: "bad", lasting: true }),
+    );
+    this.#outbox.addEventListener("change", () => {
+      this.#showSaving();
+      this.#showBatch();
+    });
     this.#outbox.addEventListener("refused", ({ detail }) => toastProblem(detail.problem));
     document.addEventListener("keydown", (event) => this.#press(event));
     document.addEventListener("click", (event) => this.#leaveByLink(event));
+    listenForSwipes(this.stage, { right: () => this.#acceptAction()?.(), left: () => this.#askSkip() });
     for (const sign of ["keydown", "pointerdown", "visibilitychange"]) document.addEventListener(sign, () => this.#desk.touch());
     // A reload comes back to its leases, so they aren't given back here; an answer in its grace is sent.
     addEventListener("pagehide", () => this.#outbox.sendOnUnload());
@@ -119,6 +149,11 @@ class LabelPage {
     if (!task) {
       this.#shown = null;
       this.#showWait(this.#desk.wait ?? { reason: "loading", retryAt: null });
+      return;
+    }
+    const many = this.#gridTasks();
+    if (many.length > 1) {
+      this.#showGrid(many);
       return;
     }
     if (task === this.#shown) return;
@@ -133,6 +168,44 @@ class LabelPage {
     this.#viewer.show(task.image, text.label.imageAlt);
     this.#classes.suggest(this.#project.showSuggestions ? task.suggestions : []);
     this.#classes.setEnabled(true);
+  }
+
+  /** The tasks that the grid shows; none while something marked waits to be shown alone. */
+  #gridTasks() {
+    if (!this.#isGrid || this.#aside.has(this.#desk.current.task)) return [];
+    return this.#desk.tasks.filter((task) => this.#grid.fits(task)).slice(0, GRID_COUNT);
+  }
+
+  #showGrid(tasks) {
+    this.#shown = null;
+    this.#classes.suggest([]);
+    this.#classes.setEnabled(false);
+    if (!this.#grid.element.isConnected) {
+      this.#viewer.showContent(this.#grid.element);
+      this.#shownAt = performance.now();
+    }
+    this.#grid.show(tasks);
+  }
+
+  #toggleGrid() {
+    if (!this.#project.showSuggestions) return;
+    this.#isGrid = !this.#isGrid;
+    this.gridTool.setAttribute("aria-pressed", String(this.#isGrid));
+    this.#shown = null;
+    this.#desk.holdMany(this.#isGrid);
+    this.#render();
+  }
+
+  #answerGrid(right, wrong) {
+    const seconds = (performance.now() - this.#shownAt) / 1000 / Math.max(1, right.length + wrong.length);
+    for (const { task, entry } of right) this.#answers.label(task, entry, Math.min(LOOK_SECONDS_MAX, seconds));
+    for (const task of wrong.reverse()) {
+      this.#aside.add(task.task);
+      this.#desk.bringForward(task);
+    }
+    this.#shownAt = performance.now();
+    this.#desk.takeOff(right.map(({ task }) => task));
+    this.#showLast();
   }
 
   #showWhenLoaded(task) {
@@ -154,9 +227,12 @@ class LabelPage {
       { class: "wait-card", role: "status" },
       element("h2", {}, text.label.broken.title),
       element("p", {}, text.label.broken.body),
-      element("div", { class: "row" },
+      element(
+        "div",
+        { class: "row" },
         element("button", { type: "button", class: "button primary", on: { click: again } }, text.label.broken.again),
-        element("button", { type: "button", class: "button", on: { click: () => this.#skip("broken") } }, text.label.broken.skip)),
+        element("button", { type: "button", class: "button", on: { click: () => this.#skip("broken") } }, text.label.broken.skip),
+      ),
     );
     this.#viewer.showContent(card);
   }
@@ -195,6 +271,7 @@ class LabelPage {
     this.#undoing = true;
     try {
       const entry = await this.#answers.undo();
+      this.#aside.add(entry.task.task);
       this.#desk.putBack(entry.task);
       this.#showLast(text.label.undone(entry.name));
     } catch (error) {
@@ -225,7 +302,10 @@ class LabelPage {
     const dialog = openDialog({ title: text.skip.title, body: element("div", { class: "choices" }, buttons) });
     dialog.addEventListener("keydown", (event) => {
       const reason = reasons[Number(event.key) - 1];
-      if (reason) choose(reason);
+      if (!reason) return;
+      // The same key names a class on the page below.
+      event.preventDefault();
+      choose(reason);
     });
   }
 
@@ -241,20 +321,24 @@ class LabelPage {
   /** What a key does, or `null`. Enter and space stay with a focused button. */
   #actionFor(event) {
     const key = event.key;
+    const inGrid = this.#grid.element.isConnected;
+    if (inGrid && /^[1-9]$/.test(key)) return () => this.#grid.toggle(Number(key) - 1);
     const onControl = event.target.closest?.("button, a, [role=button]");
-    if (key === "Enter") return onControl ? null : this.#acceptAction();
+    if (key === "Enter" && onControl) return null;
+    if (key === "Enter") return inGrid ? () => this.#grid.confirm() : this.#acceptAction();
     const fixed = {
       u: () => this.#undo(),
       Backspace: () => this.#undo(),
       s: () => this.#askSkip(),
-      g: () => this.#toggleGuidelines(),
+      g: () => this.#guidelines.toggle(),
+      m: () => this.#toggleGrid(),
       z: () => this.#viewer.reset(),
       "+": () => this.#viewer.zoomIn(),
       "=": () => this.#viewer.zoomIn(),
       "-": () => this.#viewer.zoomOut(),
       "]": () => this.#viewer.brighten(1),
       "[": () => this.#viewer.brighten(-1),
-      "?": () => this.#showHelp(),
+      "?": openKeyHelp,
       "/": () => this.#classes.focusFilter(),
     };
     const act = fixed[key.length === 1 ? key.toLowerCase() : key];
@@ -276,8 +360,7 @@ class LabelPage {
       return;
     }
     const swatch = element("span", { class: "swatch", "aria-hidden": "true", vars: { "--class-colour": last.colour ?? "var(--muted)" } });
-    const undo = element("button", { type: "button", class: "toast-action", on: { click: () => this.#undo() } }, text.label.undo, element("kbd", { "aria-hidden": "true" }, "U"));
-    replaceChildren(this.last, swatch, element("span", { class: "last-text" }, last.name), undo);
+    replaceChildren(this.last, swatch, element("span", { class: "last-text" }, last.name));
   }
 
   #showCounts() {
@@ -302,7 +385,7 @@ class LabelPage {
       replaceChildren(this.batch);
       return;
     }
-    const done = Math.min(round.taskCount, round.answeredCount);
+    const done = Math.min(round.taskCount, round.answeredCount + this.#outbox.count);
     const words = text.label.batch(round.number, count(done), count(round.taskCount));
     replaceChildren(this.batch, progressBar(done / round.taskCount, words), element("span", { class: "batch-text" }, words));
   }
@@ -312,7 +395,8 @@ class LabelPage {
     const state = connection === "signed_out" || connection === "offline" ? connection : unsaved > 0 ? "sending" : "saved";
     this.saving.className = `saving ${state}`;
     const words = text.saving[state](unsaved);
-    if (this.saving.textContent !== words) replaceChildren(this.saving, icon(state === "saved" ? "check" : state === "sending" ? "cloud" : "alert"), element("span", {}, words));
+    if (this.saving.textContent !== words)
+      replaceChildren(this.saving, icon(state === "saved" ? "check" : state === "sending" ? "cloud" : "alert"), element("span", {}, words));
     this.saving.disabled = state === "saved" || state === "sending";
     if (connection === "idle" && unsaved === 0 && this.#desk?.wait?.reason === "offline") this.#desk.refill();
   }
@@ -337,27 +421,6 @@ class LabelPage {
     if (!this.#desk.current && this.#desk.wait) this.#showWait(this.#desk.wait);
   }
 
-  #fillGuidelines() {
-    const source = this.#project.guidelines;
-    const body = source ? renderMarkdown(source) : element("p", { class: "hint" }, text.label.noGuidelines);
-    replaceChildren(this.guidelines, element("h2", {}, text.label.guidelines), body);
-  }
-
-  #toggleGuidelines() {
-    if (matchMedia("(max-width: 760px)").matches) {
-      openDialog({ title: text.label.guidelines, body: element("div", { class: "guidelines-text" }, Array.from(this.guidelines.childNodes, (node) => node.cloneNode(true)).slice(1)) });
-      return;
-    }
-    this.guidelines.hidden = !this.guidelines.hidden;
-  }
-
-  #showHelp() {
-    const rows = text.help.keys.map(([keys, does]) =>
-      element("tr", {}, element("td", {}, keys.map((key) => element("kbd", {}, key))), element("td", {}, does)),
-    );
-    openDialog({ title: text.help.title, body: [element("table", { class: "keys" }, element("tbody", {}, rows)), element("p", { class: "hint" }, text.help.saved)] });
-  }
-
   /** Before a link is followed, leases go back so that others can take the tasks. */
   #leaveByLink(event) {
     const link = event.target.closest?.("a[href]");
@@ -368,15 +431,22 @@ class LabelPage {
 
   async #leave() {
     this.#outbox.hurry();
-    await this.#desk.release({ keepalive: true });
-    await this.#outbox.drained();
+    const done = Promise.all([this.#desk.release({ keepalive: true }), this.#outbox.drained()]);
+    // Answers are on disk and leases expire, so a slow service needn't hold anybody back.
+    await Promise.race([done, new Promise((resolve) => setTimeout(resolve, LEAVE_MS))]);
   }
 }
 
 function tool(symbol, label, key, run, isWide = false) {
   return element(
     "button",
-    { type: "button", class: isWide ? "tool wide-only" : "tool named", title: `${label} (${key})`, "aria-label": label, on: { click: run } },
+    {
+      type: "button",
+      class: isWide ? "tool wide-only" : "tool named",
+      title: `${label} (${key})`,
+      "aria-label": label,
+      on: { click: run },
+    },
     icon(symbol),
     isWide ? null : element("span", { "aria-hidden": "true" }, label),
     isWide ? null : element("kbd", { "aria-hidden": "true" }, key),
@@ -391,15 +461,8 @@ function fact(value, label) {
   return element("div", { class: "fact" }, element("strong", {}, value), element("span", {}, label));
 }
 
-async function start() {
-  const main = document.querySelector("main");
-  try {
-    const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
-    const outbox = await Outbox.open(me.id ?? me.name);
-    await new LabelPage(readProject(project), me, outbox).open();
-  } catch (error) {
-    showFailure(main, error);
-  }
-}
-
-start();
+openPage(async () => {
+  const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
+  const outbox = await Outbox.open(me.id);
+  await new LabelPage(readProject(project), me, outbox).open();
+});

@@ -13,7 +13,12 @@ function renderBlock(block) {
   const lines = block.split("\n").filter((line) => line.trim());
   if (lines.every((line) => /^\s*[-*]\s+/.test(line))) return list("ul", lines, /^\s*[-*]\s+/);
   if (lines.every((line) => /^\s*\d+[.)]\s+/.test(line))) return list("ol", lines, /^\s*\d+[.)]\s+/);
-  if (lines.every((line) => /^\s*>/.test(line))) return element("blockquote", {}, lines.flatMap((line) => [...inline(line.replace(/^\s*>\s?/, "")), " "]));
+  if (lines.every((line) => /^\s*>/.test(line)))
+    return element(
+      "blockquote",
+      {},
+      lines.flatMap((line) => [...inline(line.replace(/^\s*>\s?/, "")), " "]),
+    );
   const heading = /^(#{1,4})\s+(.*)$/.exec(lines[0]);
   if (heading) {
     const title = element(heading[1].length === 1 ? "h3" : "h4", {}, inline(heading[2]));
@@ -31,7 +36,11 @@ function renderParagraph(lines) {
 }
 
 function list(tag, lines, mark) {
-  return element(tag, {}, lines.map((line) => element("li", {}, inline(line.replace(mark, "")))));
+  return element(
+    tag,
+    {},
+    lines.map((line) => element("li", {}, inline(line.replace(mark, "")))),
+  );
 }
 
 function inline(content) {

@@ -11,7 +11,13 @@ export function openNewProject() {
   const inputs = makeInputs();
   const problem = element("p", { class: "field-problem", role: "alert", hidden: true });
   const submit = element("button", { type: "submit", class: "button primary" }, text.newProject.submit);
-  const form = element("form", { class: "form", on: { submit: (event) => create(event, inputs, form, problem, submit) } }, mainFields(inputs), moreFields(inputs), problem);
+  const form = element(
+    "form",
+    { class: "form", on: { submit: (event) => create(event, inputs, form, problem, submit) } },
+    mainFields(inputs),
+    moreFields(inputs),
+    problem,
+  );
   form.append(element("div", { class: "dialog-actions" }, submit));
   openDialog({ title: text.newProject.title, body: form, wide: true });
   inputs.name.focus();
@@ -22,10 +28,22 @@ function makeInputs() {
     name: textInput({ required: true, maxlength: 100, pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" }),
     classes: element("textarea", { rows: 6, required: true, spellcheck: "false" }),
     size: numberInput({ min: 8, max: 512, value: 32 }),
-    channels: choice([[3, text.newProject.colour], [1, text.newProject.grey]], 3),
+    channels: choice(
+      [
+        [3, text.newProject.colour],
+        [1, text.newProject.grey],
+      ],
+      3,
+    ),
     budget: numberInput({ min: 0, step: "any", value: 1000 }),
     batchSize: numberInput({ min: 1, max: 100000, value: 100 }),
-    backbone: choice([["small", text.newProject.small], ["resnet18", text.newProject.resnet18]], "small"),
+    backbone: choice(
+      [
+        ["small", text.newProject.small],
+        ["resnet18", text.newProject.resnet18],
+      ],
+      "small",
+    ),
     pretextEpochs: numberInput({ min: 1, max: 1000, value: 3 }),
     fineTuneEpochs: numberInput({ min: 1, max: 1000, value: 20 }),
     strategy: choice(Object.entries(text.strategies), "deep_active"),
@@ -43,8 +61,18 @@ function mainFields(inputs) {
   return [
     field("name", words.name, inputs.name, words.nameHint),
     field("classes", words.classes, inputs.classes, words.classesHint),
-    element("div", { class: "field-row" }, field("image.size", words.size, inputs.size, words.sizeHint), field("image.channels", words.channels, inputs.channels)),
-    element("div", { class: "field-row" }, field("budget", words.budget, inputs.budget, words.budgetHint), field("batch_size", words.batchSize, inputs.batchSize, words.batchSizeHint)),
+    element(
+      "div",
+      { class: "field-row" },
+      field("image.size", words.size, inputs.size, words.sizeHint),
+      field("image.channels", words.channels, inputs.channels),
+    ),
+    element(
+      "div",
+      { class: "field-row" },
+      field("budget", words.budget, inputs.budget, words.budgetHint),
+      field("batch_size", words.batchSize, inputs.batchSize, words.batchSizeHint),
+    ),
   ];
 }
 
@@ -55,9 +83,24 @@ function moreFields(inputs) {
     { class: "more" },
     element("summary", {}, words.more),
     element("div", { class: "field-row" }, field("backbone", words.backbone, inputs.backbone), field("seed", words.seed, inputs.seed)),
-    element("div", { class: "field-row" }, field("pretext.epochs", words.pretextEpochs, inputs.pretextEpochs), field("fine_tune.epochs", words.fineTuneEpochs, inputs.fineTuneEpochs)),
-    element("div", { class: "field-row" }, field("strategy", words.strategy, inputs.strategy), field("strategy.lambda", words.lambda, inputs.lambda, words.lambdaHint)),
-    element("div", { class: "field-row" }, field("cost_per_label", words.costPerLabel, inputs.costPerLabel), field("votes_per_task", words.votes, inputs.votes)),
+    element(
+      "div",
+      { class: "field-row" },
+      field("pretext.epochs", words.pretextEpochs, inputs.pretextEpochs),
+      field("fine_tune.epochs", words.fineTuneEpochs, inputs.fineTuneEpochs),
+    ),
+    element(
+      "div",
+      { class: "field-row" },
+      field("strategy", words.strategy, inputs.strategy),
+      field("strategy.lambda", words.lambda, inputs.lambda, words.lambdaHint),
+    ),
+    element(
+      "div",
+      { class: "field-row" },
+      field("cost_per_label", words.costPerLabel, inputs.costPerLabel),
+      field("votes_per_task", words.votes, inputs.votes),
+    ),
     inputs.suggestions.element,
     inputs.lookAhead.element,
   );
@@ -105,7 +148,15 @@ function readForm(inputs) {
 }
 
 /** One a line; a single line may separate them by commas. */
-export function readClasses(source) {
-  const lines = source.split("\n").map((line) => line.trim()).filter(Boolean);
-  return lines.length === 1 ? lines[0].split(",").map((name) => name.trim()).filter(Boolean) : lines;
+function readClasses(source) {
+  const lines = source
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean);
+  return lines.length === 1
+    ? lines[0]
+        .split(",")
+        .map((name) => name.trim())
+        .filter(Boolean)
+    : lines;
 }

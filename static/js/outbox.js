@@ -57,7 +57,9 @@ export class Outbox extends EventTarget {
     this.#entries.set(entry.key, entry);
     this.#changed();
     // A browser that can't store it (disk full) must still send it.
-    this.#write(entry).catch(() => {}).then(() => this.#sendNow());
+    this.#write(entry)
+      .catch(() => {})
+      .then(() => this.#sendNow());
     return entry.key;
   }
 

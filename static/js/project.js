@@ -16,10 +16,11 @@ import { curveChart } from "./charts.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { dealKeys } from "./hotkeys.js";
 import { readCurve, readProject, readRound } from "./shapes.js";
-import { isOperator, layOut, projectFromAddress, showFailure } from "./shell.js";
+import { isOperator, layOut, openPage, projectFromAddress } from "./shell.js";
 import { stateBadge } from "./state_badge.js";
 import { text } from "./text.js";
 
+const UNSTARTED = ["empty", "importing", "ready"];
 const JOB_MS = 1000;
 const QUIET_MS = 8000;
 /** Bursts of events (labels) are answered by one refresh. */
@@ -68,13 +69,21 @@ class ProjectPage {
     const name = encodeURIComponent(this.#name);
     this.badge = element("span", { class: "badge-slot", role: "status" });
     this.curve = element("div", {});
+    this.label = element("a", { class: "button", href: `/label/${name}` }, text.projects.label);
     const main = document.querySelector("main");
-    const edit = operator && element("button", { type: "button", class: "button", on: { click: () => openSettings(this.#project, () => this.#refresh(["project"])) } }, icon("edit"), text.board.settings);
+    const edit =
+      operator &&
+      element(
+        "button",
+        { type: "button", class: "button", on: { click: () => openSettings(this.#project, () => this.#refresh(["project"])) } },
+        icon("edit"),
+        text.board.settings,
+      );
     const head = element(
       "div",
       { class: "page-head" },
       element("div", { class: "title-row" }, element("h1", {}, this.#name), this.badge),
-      element("div", { class: "row" }, parts.controls.element, edit, element("a", { class: "button primary", href: `/label/${name}` }, text.projects.label)),
+      element("div", { class: "row" }, parts.controls.element, edit, this.label),
     );
     main.className = "page board";
     layOut({ me: this.#me, title: this.#name, main });
@@ -86,13 +95,13 @@ class ProjectPage {
       element(
         "div",
         { class: "board-grid" },
-        panel(text.curve.title, this.curve, "wide"),
+        panel(text.curve.title, this.curve, "wide later"),
         panel(text.feed.title, parts.feed.element),
-        panel(text.rounds.title, parts.rounds.element, "wide"),
-        panel(text.balance.title, parts.balance.element),
-        parts.gallery && panel(text.gallery.title, parts.gallery.element, "full"),
+        panel(text.rounds.title, parts.rounds.element, "wide later"),
+        panel(text.balance.title, parts.balance.element, "later"),
+        parts.gallery && panel(text.gallery.title, parts.gallery.element, "full later"),
         parts.imports && panel(text.imports.title, parts.imports.element, "wide", "import"),
-        panel(text.models.title, parts.models.element),
+        panel(text.models.title, parts.models.element, "later"),
       ),
     );
   }
@@ -125,10 +134,13 @@ class ProjectPage {
   #schedule() {
     clearTimeout(this.#poll);
     const isBusy = this.#project.progress !== null || this.#project.state === "importing";
-    this.#poll = setTimeout(async () => {
-      if (!document.hidden) await this.#refresh(["project"]);
-      this.#schedule();
-    }, isBusy ? JOB_MS : QUIET_MS);
+    this.#poll = setTimeout(
+      async () => {
+        if (!document.hidden) await this.#refresh(["project"]);
+        this.#schedule();
+      },
+      isBusy ? JOB_MS : QUIET_MS,
+    );
   }
 
   #showProject() {
@@ -138,6 +150,9 @@ class ProjectPage {
     this.#parts.summary.show(project);
     this.#parts.controls.show(project);
     this.#parts.imports?.show(project);
+    this.label.classList.toggle("primary", project.state === "labeling" && !project.isPaused);
+    // Before the start there is one thing to do: bring images in.
+    document.querySelector("main").classList.toggle("unstarted", UNSTARTED.includes(project.state));
   }
 
   #showRounds(rounds) {
@@ -166,14 +181,8 @@ function panel(title, body, size = "", id = null) {
   return element("section", { class: `panel ${size}`, id, "aria-label": title }, element("h2", {}, title), body);
 }
 
-async function start() {
-  try {
-    const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
-    await new ProjectPage(readProject(project), me).open();
-    if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
-  } catch (error) {
-    showFailure(document.querySelector("main"), error);
-  }
-}
-
-start();
+openPage(async () => {
+  const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
+  await new ProjectPage(readProject(project), me).open();
+  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+});

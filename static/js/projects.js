@@ -4,8 +4,9 @@ import { get, pages } from "./api.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { amount, count, percent } from "./format.js";
 import { openNewProject } from "./new_project.js";
+import { openPeople } from "./people.js";
 import { readProject } from "./shapes.js";
-import { isOperator, layOut, showFailure } from "./shell.js";
+import { isOperator, layOut, openPage } from "./shell.js";
 import { stateBadge } from "./state_badge.js";
 import { text } from "./text.js";
 import { jobBar, progressBar } from "./waiting.js";
@@ -15,19 +16,26 @@ const FOLLOW_MS = 4000;
 const main = document.querySelector("main");
 const list = element("div", { class: "cards" });
 
-async function start() {
-  try {
-    const me = await get("/me");
-    layOut({ me, title: text.projects.title, main });
-    const operator = isOperator(me);
-    const make = operator && element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make);
-    main.className = "page";
-    replaceChildren(main, element("div", { class: "page-head" }, element("h1", {}, text.projects.title), make), list);
-    await refresh(operator);
-    setInterval(() => document.hidden || refresh(operator).catch(() => {}), FOLLOW_MS);
-  } catch (error) {
-    showFailure(main, error);
-  }
+async function open() {
+  const me = await get("/me");
+  layOut({ me, title: text.projects.title, main });
+  const operator = isOperator(me);
+  const make =
+    operator &&
+    element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make);
+  const people =
+    me.role === "admin" && element("button", { type: "button", class: "button", on: { click: () => openPeople(me) } }, text.people.title);
+  main.className = "page";
+  const head = element(
+    "div",
+    { class: "page-head" },
+    element("h1", {}, text.projects.title),
+    element("div", { class: "row" }, people, make),
+  );
+  replaceChildren(main, head, list);
+  await refresh(operator);
+  // A list that can't be read now stays as it is until it can.
+  setInterval(() => document.hidden || refresh(operator).catch(() => {}), FOLLOW_MS);
 }
 
 let shown = "";
@@ -47,7 +55,7 @@ async function refresh(operator) {
 function card(project, operator) {
   const name = encodeURIComponent(project.name);
   const board = `/projects/${name}`;
-  const canLabel = ["labeling", "training", "scoring"].includes(project.state) && !project.isPaused;
+  const canLabel = ["labeling", "training", "scoring"].includes(project.state) && !project.isPaused && project.failure === null;
   const title = operator ? element("a", { href: board }, project.name) : project.name;
   return element(
     "article",
@@ -82,15 +90,25 @@ function datum(name, value) {
 }
 
 function welcome(operator) {
-  if (!operator) return element("div", { class: "notice" }, element("h2", {}, text.projects.noneForLabeler.title), element("p", {}, text.projects.noneForLabeler.body));
+  if (!operator)
+    return element(
+      "div",
+      { class: "notice" },
+      element("h2", {}, text.projects.noneForLabeler.title),
+      element("p", {}, text.projects.noneForLabeler.body),
+    );
   return element(
     "div",
     { class: "notice welcome" },
     element("h2", {}, text.projects.welcome.title),
     element("p", {}, text.projects.welcome.body),
-    element("ol", { class: "steps" }, text.projects.welcome.steps.map((step) => element("li", {}, step))),
+    element(
+      "ol",
+      { class: "steps" },
+      text.projects.welcome.steps.map((step) => element("li", {}, step)),
+    ),
     element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make),
   );
 }
 
-start();
+openPage(open);

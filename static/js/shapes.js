@@ -6,59 +6,50 @@ export const PROJECT_STATES = ["empty", "importing", "ready", "pretraining", "la
 
 /** A project as `GET /projects/{project}` tells it. */
 export function readProject(answer) {
-  const settings = answer.settings ?? {};
-  const setting = (name, fallback = null) => answer[name] ?? settings[name] ?? fallback;
   return {
     id: answer.id,
     name: answer.name,
-    state: answer.state,
-    isPaused: Boolean(answer.paused),
-    failure: readFailure(answer),
+    state: answer.state === "failed" ? failedState(answer) : answer.state,
+    isPaused: answer.paused,
+    // Why a job failed; `null` while none has.
+    failure: answer.state === "failed" ? (answer.error ?? "") : null,
     round: readRound(answer.round),
-    progress: answer.progress ?? null,
-    poolCount: answer.pool_count ?? 0,
-    testCount: answer.test_count ?? null,
-    labeledCount: answer.labeled_count ?? 0,
-    spent: answer.spent ?? 0,
-    budget: setting("budget", 0),
-    costPerLabel: setting("cost_per_label", 1),
-    batchSize: setting("batch_size", 0),
-    testAccuracy: answer.test_accuracy ?? null,
-    modelVersion: answer.model_version ?? null,
-    classes: answer.classes ?? [],
-    guidelines: setting("guidelines", ""),
-    showSuggestions: setting("show_suggestions", true),
-    lookAhead: setting("look_ahead", true),
-    strategy: setting("strategy"),
-    image: setting("image"),
-    backbone: setting("backbone"),
+    progress: answer.progress,
+    poolCount: answer.pool_count,
+    labeledCount: answer.labeled_count,
+    spent: answer.spent,
+    budget: answer.budget,
+    batchSize: answer.batch_size,
+    testAccuracy: answer.test_accuracy,
+    modelVersion: answer.model_version,
+    classes: answer.classes,
+    guidelines: answer.guidelines ?? "",
+    showSuggestions: answer.show_suggestions,
+    lookAhead: answer.look_ahead,
   };
 }
 
-/** A round as the lists, a submit or a project tell it; a bare number gives a round without counts. */
+/** A round as the list, a submit or a project tells it; the latter two leave out what they don't know. */
 export function readRound(answer) {
-  if (answer === null || answer === undefined) return null;
-  if (typeof answer === "number") return { number: answer, state: null, taskCount: 0, answeredCount: 0 };
+  if (!answer) return null;
   return {
     number: answer.number,
-    state: answer.state ?? null,
+    state: answer.state,
     strategy: strategyName(answer.strategy),
-    modelVersion: answer.model_version ?? null,
-    taskCount: answer.task_count ?? 0,
-    answeredCount: answer.answered_count ?? 0,
+    taskCount: answer.task_count,
+    answeredCount: answer.answered_count,
     openedAt: answer.opened_at ?? null,
     closedAt: answer.closed_at ?? null,
     testAccuracy: answer.test_accuracy ?? null,
-    classCounts: readCounts(answer.class_counts),
+    classCounts: Object.entries(answer.class_counts ?? {}).map(([name, count]) => ({ name, count })),
   };
 }
 
-/** The points of the learning curve: `{labels, cost, accuracy, low, high}`, in the order of labels. */
+/** The learning curve: the points on the test split and those of the random slice, each `{labels, accuracy, low, high}` in the order of labels. */
 export function readCurve(answer) {
-  const rows = Array.isArray(answer) ? answer : (answer?.points ?? answer?.items ?? answer?.curve ?? []);
   return {
-    points: readPoints(rows),
-    random: readPoints(answer?.random?.points ?? answer?.random ?? answer?.random_points ?? []),
+    points: readPoints(answer.points, (row) => row.test_accuracy),
+    random: readPoints(answer.random_points, (row) => row.accuracy),
   };
 }
 
@@ -67,33 +58,21 @@ export function strategyName(strategy) {
   return typeof strategy === "string" ? strategy : (strategy?.kind ?? null);
 }
 
-/** A class's name, whether it comes alone or with colour and hotkey. */
-export function className(entry) {
-  return typeof entry === "string" ? entry : entry.name;
+/** Without a test split there is no accuracy, and so no point. */
+function readPoints(rows, accuracyOf) {
+  return rows
+    .map((row) => ({
+      labels: row.label_count,
+      accuracy: accuracyOf(row),
+      low: row.interval?.low ?? null,
+      high: row.interval?.high ?? null,
+    }))
+    .filter((point) => Number.isFinite(point.accuracy))
+    .sort((a, b) => a.labels - b.labels);
 }
 
-function readPoints(rows) {
-  const points = rows.map((row) => ({
-    labels: row.label_count ?? row.labels ?? row.labeled_count,
-    cost: row.cost ?? row.spent ?? null,
-    round: row.round ?? null,
-    version: row.model_version ?? row.version ?? null,
-    accuracy: row.test_accuracy ?? row.accuracy,
-    low: row.accuracy_low ?? row.low ?? row.interval?.low ?? row.interval?.[0] ?? null,
-    high: row.accuracy_high ?? row.high ?? row.interval?.high ?? row.interval?.[1] ?? null,
-  }));
-  return points.filter((point) => Number.isFinite(point.labels) && Number.isFinite(point.accuracy)).sort((a, b) => a.labels - b.labels);
-}
-
-function readCounts(counts) {
-  if (!counts) return [];
-  if (Array.isArray(counts)) return counts.map((row) => ({ name: row.class ?? row.name, count: row.count }));
-  return Object.entries(counts).map(([name, count]) => ({ name, count }));
-}
-
-function readFailure(answer) {
-  const failure = answer.failure ?? answer.failed ?? answer.error;
-  if (!failure) return answer.state === "failed" ? "" : null;
-  if (typeof failure === "string") return failure;
-  return failure.error ?? failure.reason ?? failure.detail ?? "";
+/** `failed` hides the state in which the job stood; the round tells it, and before the first round the start. */
+function failedState(answer) {
+  if (answer.round && answer.round.state !== "closed") return answer.round.state;
+  return answer.started_at ? "pretraining" : "importing";
 }

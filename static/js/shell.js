@@ -5,7 +5,9 @@ import { element, icon, replaceChildren, svg } from "./dom.js";
 import { text } from "./text.js";
 
 const TOAST_MS = 5000;
+const REOPEN_MS = 3000;
 let toastRegion = null;
+let dialogNumber = 0;
 
 /**
  * Lays out the page: a bar with `middle` in it, and `main`. `me` is the answer of /me, or null on the sign-in page.
@@ -67,11 +69,17 @@ export function confirm({ title, body, yes, tone = "plain" }) {
 
 /** Opens a dialog; `actions` gets a function that closes it with an answer. It leaves the document when closed. */
 export function openDialog({ title, body, actions = null, wide = false }) {
-  const heading = element("h2", { id: "dialog-title" }, title);
-  const dialog = element("dialog", { class: wide ? "dialog wide" : "dialog", "aria-labelledby": "dialog-title" });
+  const id = `dialog-${++dialogNumber}`;
+  const heading = element("h2", { id }, title);
+  const dialog = element("dialog", { class: wide ? "dialog wide" : "dialog", "aria-labelledby": id });
   const close = (answer = "") => dialog.close(answer);
   dialog.append(
-    element("div", { class: "dialog-head" }, heading, closeButton(() => close())),
+    element(
+      "div",
+      { class: "dialog-head" },
+      heading,
+      closeButton(() => close()),
+    ),
     element("div", { class: "dialog-body" }, body),
   );
   if (actions) dialog.append(element("div", { class: "dialog-actions" }, actions(close)));
@@ -82,10 +90,26 @@ export function openDialog({ title, body, actions = null, wide = false }) {
   return dialog;
 }
 
+/** Opens a page with `open`; while the service can't be reached it says so and tries again. */
+export async function openPage(open) {
+  for (;;) {
+    try {
+      return await open();
+    } catch (error) {
+      showFailure(document.querySelector("main"), error);
+      if (!(error instanceof Unreachable) && !(error instanceof Problem && error.isPassing)) return null;
+      await new Promise((resolve) => setTimeout(resolve, REOPEN_MS));
+    }
+  }
+}
+
 /** Shows on the whole page that it can't be opened. */
-export function showFailure(main, error) {
+function showFailure(main, error) {
   const back = element("a", { class: "button", href: "/" }, text.bar.home);
-  replaceChildren(main, element("div", { class: "notice" }, element("h1", {}, text.problem.title), element("p", {}, problemText(error)), back));
+  replaceChildren(
+    main,
+    element("div", { class: "notice" }, element("h1", {}, text.problem.title), element("p", {}, problemText(error)), back),
+  );
 }
 
 /** The last part of the page's address, which names the project. */
@@ -117,7 +141,11 @@ function skipLink() {
 
 function themeButton() {
   const change = () => dispatchEvent(new Event("gleaner:theme"));
-  return element("button", { type: "button", class: "icon-button", "aria-label": text.bar.theme, title: text.bar.theme, on: { click: change } }, icon("sun"));
+  return element(
+    "button",
+    { type: "button", class: "icon-button", "aria-label": text.bar.theme, title: text.bar.theme, on: { click: change } },
+    icon("theme"),
+  );
 }
 
 function account(me, beforeLeave) {
@@ -134,7 +162,11 @@ function account(me, beforeLeave) {
     "div",
     { class: "account" },
     element("span", { class: "account-name", title: text.roles[me.role] ?? me.role }, me.name),
-    element("button", { type: "button", class: "icon-button", "aria-label": text.bar.signOut, title: text.bar.signOut, on: { click: signOut } }, icon("leave")),
+    element(
+      "button",
+      { type: "button", class: "icon-button", "aria-label": text.bar.signOut, title: text.bar.signOut, on: { click: signOut } },
+      icon("leave"),
+    ),
   );
 }
 

@@ -115,12 +115,16 @@ export const text = {
     thisSession: "this session",
     today: "today",
     aMinute: "a minute",
+    recent: "Latest answers",
+    recentAnswer: (name) => `${name}: change this answer`,
+    correct: "Change this answer",
+    corrected: (name) => `Changed to “${name}”.`,
     batch: (round, done, total) => `Batch ${round}: ${done} of ${total}`,
     nothingToUndo: "There is nothing to undo on this page.",
     undone: (name) => `Took back “${name}”. Choose again.`,
     undoOffline: "That answer may have been sent already; it can be undone once the network is back.",
     skipIsFinal: "That skip has been sent and can't be taken back.",
-    lapsed: "You were away, so that image went to somebody else. Here is another.",
+    lapsed: "That image went to somebody else meanwhile. Here is another.",
     lost: (name, outcome) => `The label “${name}” didn't count: ${LOST[outcome] ?? outcome}.`,
     broken: {
       title: "This image doesn't load",
@@ -128,6 +132,12 @@ export const text = {
       again: "Try again",
       skip: "Skip as broken",
     },
+  },
+
+  grid: {
+    toggle: "Many at once",
+    hint: "Mark those whose guess is wrong; they are shown alone afterwards.",
+    confirm: "The rest is right",
   },
 
   skip: {
@@ -152,6 +162,7 @@ export const text = {
       [["Enter"], "Accept the model's guess"],
       [["U", "⌫"], "Undo the last answer"],
       [["S"], "Skip, with a reason"],
+      [["M"], "Many images at once, under the model's guesses"],
       [["G"], "Guidelines"],
       [["+", "−", "Z"], "Zoom in, zoom out, whole image"],
       [["[", "]"], "Darker, brighter"],
@@ -165,13 +176,22 @@ export const text = {
     looking: "Looking …",
     retryIn: (time) => `Looks again in ${time}`,
     loading: { title: "Fetching your images", body: "" },
-    training: { title: "The model is learning from your labels", body: "You will get tasks as soon as it has. The page goes on by itself." },
+    training: {
+      title: "The model is learning from your labels",
+      body: "You will get tasks as soon as it has. The page goes on by itself.",
+    },
     scoring: { title: "The model is choosing what to ask next", body: "The next batch opens in a moment. The page goes on by itself." },
     paused: { title: "This project is paused", body: "The operator has paused it. The page goes on by itself when it is resumed." },
     batch_leased_out: { title: "The rest of the batch is with others", body: "If somebody gives an image back, you will get it." },
     finished: { title: "All done. Thank you!", body: "This project has all the labels that it asked for." },
-    not_started: { title: "Not open yet", body: "The project hasn't started, or still learns from the unlabelled images. The page goes on by itself." },
-    offline: { title: "No connection to the service", body: "Your answers are kept in this browser and are sent when the connection returns." },
+    not_started: {
+      title: "Not open yet",
+      body: "The project hasn't started, or still learns from the unlabelled images. The page goes on by itself.",
+    },
+    offline: {
+      title: "No connection to the service",
+      body: "Your answers are kept in this browser and are sent when the connection returns.",
+    },
     refused: { title: "The service gave no tasks", body: "" },
     other: { title: "Nothing to label right now", body: "The page goes on by itself." },
   },
@@ -189,7 +209,11 @@ export const text = {
     welcome: {
       title: "From a pile of images to a trained model",
       body: "gleaner learns your images first, then asks only for the labels that teach its model the most.",
-      steps: ["Make a project and name its classes.", "Bring your images in: drop files or name a folder.", "Start it, and label the first batch."],
+      steps: [
+        "Make a project and name its classes.",
+        "Bring your images in: drop files or name a folder.",
+        "Start it, and label the first batch.",
+      ],
     },
     noneForLabeler: { title: "No projects yet", body: "When a project is open for you, it stands here." },
   },
@@ -224,6 +248,21 @@ export const text = {
     suggestions: "Show labelers the model's guess",
     lookAhead: "Ask ahead while the model trains, so that labelers never wait",
     submit: "Make the project",
+  },
+
+  people: {
+    title: "People",
+    name: "Name",
+    role: "Role",
+    make: "Make a token",
+    tokenOf: (name) => `Token of ${name}`,
+    once: "It is shown this once. Hand it on; it is what one signs in with.",
+    copy: "Copy",
+    copied: "Copied.",
+    you: "you",
+    revoke: "Revoke",
+    revokeTitle: (name) => `Revoke the token of ${name}?`,
+    revokeBody: "Whoever uses it is signed out. The labels stay.",
   },
 
   settings: {
@@ -270,10 +309,25 @@ export const text = {
 
   controls: {
     title: "Control",
-    start: { label: "Start", title: "Start the project?", body: "Size, network, pretext task and seed can't be changed afterwards. The model first learns from the unlabelled images.", done: "Started." },
-    pause: { label: "Pause", title: "Pause the project?", body: "Labelers get no new tasks, and jobs stop at their next checkpoint. Labels of tasks already handed out still count.", done: "Paused." },
+    start: {
+      label: "Start",
+      title: "Start the project?",
+      body: "Size, network, pretext task and seed can't be changed afterwards. The model first learns from the unlabelled images.",
+      done: "Started.",
+    },
+    pause: {
+      label: "Pause",
+      title: "Pause the project?",
+      body: "Labelers get no new tasks, and jobs stop at their next checkpoint. Labels of tasks already handed out still count.",
+      done: "Paused.",
+    },
     resume: { label: "Resume", title: "Resume the project?", body: "Labelers get tasks again, and jobs go on.", done: "Resumed." },
-    finish: { label: "Finish", title: "Finish the project?", body: "Open tasks are taken back. A last model is trained on the labels so far, then the project ends.", done: "Finishing." },
+    finish: {
+      label: "Finish",
+      title: "Finish the project?",
+      body: "Open tasks are taken back. A last model is trained on the labels so far, then the project ends.",
+      done: "Finishing.",
+    },
     retry: { label: "Retry", title: "Try the failed job again?", body: "It goes on from its last checkpoint.", done: "Trying again." },
   },
 
@@ -284,6 +338,8 @@ export const text = {
     accuracy: "Test accuracy",
     alternative: (labels, accuracy) => `Learning curve: ${accuracy} test accuracy at ${labels} labels`,
     point: (labels, accuracy) => `${labels} labels: ${accuracy}`,
+    model: "on the test split",
+    random: "on images drawn at random",
     interval: (low, high) => `(${low} to ${high})`,
   },
 
@@ -291,7 +347,15 @@ export const text = {
     title: "Rounds",
     empty: "The first round opens after pretraining.",
     name: (number) => `Round ${number}`,
-    columns: [["Round", ""], ["State", ""], ["Asked by", ""], ["Answered", "number"], ["Accuracy", "number"], ["Opened", ""], ["Took", "number"]],
+    columns: [
+      ["Round", ""],
+      ["State", ""],
+      ["Asked by", ""],
+      ["Answered", "number"],
+      ["Accuracy", "number"],
+      ["Opened", ""],
+      ["Took", "number"],
+    ],
   },
 
   balance: {
@@ -331,14 +395,30 @@ export const text = {
     source: "Path on the server",
     sourceHint: "It must lie in a folder that the server may read (GLEANER_IMPORT_ROOTS).",
     format: "Format",
-    formats: [["auto", "Recognise it"], ["folder", "Folder"], ["zip", "zip"], ["tar", "tar"], ["idx", "IDX (MNIST)"], ["cifar", "CIFAR binary"]],
+    formats: [
+      ["auto", "Recognise it"],
+      ["folder", "Folder"],
+      ["zip", "zip"],
+      ["tar", "tar"],
+      ["idx", "IDX (MNIST)"],
+      ["cifar", "CIFAR binary"],
+    ],
     split: "Take as",
-    splits: [["auto", "Pool and test, by their names"], ["pool", "Pool (to be labelled)"], ["test", "Test split (with labels)"]],
+    splits: [
+      ["auto", "Pool and test, by their names"],
+      ["pool", "Pool (to be labelled)"],
+      ["test", "Test split (with labels)"],
+    ],
     labels: "Known labels",
-    labelRules: [["hide", "Hide those of the pool"], ["keep", "Keep them"]],
+    labelRules: [
+      ["hide", "Hide those of the pool"],
+      ["keep", "Keep them"],
+    ],
     labelsHint: "A test split keeps its labels in any case.",
     submit: "Read it",
     added: (count) => `${count} added`,
+    converted: (count) => `${count} resized or converted`,
+    uploaded: "Upload",
     duplicates: (count) => `${count} ${plural(count, "duplicate", "duplicates")}`,
     rejected: (count) => `${count} rejected`,
     rejectedList: (count) => `${count} rejected: names and reasons`,
@@ -353,6 +433,7 @@ export const text = {
 
   feed: {
     title: "Events",
+    quiet: "What happens from now on appears here.",
     connecting: "Connecting …",
     live: "Live",
     closed: "The stream has ended. Reload the page.",
@@ -372,7 +453,8 @@ export const text = {
     "label.corrected": (payload) => `Label corrected: ${payload.class}`,
     "label.undone": () => "Label taken back",
     "task.skipped": (payload) => `Skipped: ${(payload.reason ?? "").replaceAll("_", " ")}`,
-    "model.published": (payload) => `Model ${payload.version} published${Number.isFinite(payload.test_accuracy) ? `, ${(payload.test_accuracy * 100).toFixed(1)} % on the test split` : ""}`,
+    "model.published": (payload) =>
+      `Model ${payload.version} published${Number.isFinite(payload.test_accuracy) ? `, ${(payload.test_accuracy * 100).toFixed(1)} % on the test split` : ""}`,
     "job.failed": (payload) => `Job failed (${payload.kind}): ${payload.error}`,
   },
 };

@@ -6,10 +6,12 @@ import { element, replaceChildren } from "./dom.js";
 /** Up to this many pixels an edge, an image counts as small. */
 const SMALL_EDGE = 96;
 /** A small image is shown at about this size; larger squares help nobody. */
-const SMALL_SHOWN = 504;
+const SMALL_SHOWN = 460;
 const ZOOM_MAX = 16;
 const ZOOM_STEP = 1.5;
 const GLANCE_EDGE = 96;
+/** Room beside the image that the small copy needs, so that it never covers pixels. */
+const GLANCE_ROOM = 104;
 
 export class Viewer {
   #stage;
@@ -85,6 +87,7 @@ export class Viewer {
     if (!image || !image.naturalWidth || !this.#area.width) return;
     const { width, height, small } = fitted(image, this.#area);
     image.classList.toggle("small", small);
+    this.#glance.hidden = this.#zoom > 1 || (this.#area.width - width) / 2 < GLANCE_ROOM;
     const roomX = Math.max(0, (width * this.#zoom - this.#area.width) / 2);
     const roomY = Math.max(0, (height * this.#zoom - this.#area.height) / 2);
     this.#x = Math.min(roomX, Math.max(-roomX, this.#x));
@@ -130,7 +133,7 @@ export class Viewer {
 }
 
 /** The size at which an image fits the area; whole multiples for small ones, so that every pixel is the same square. */
-export function fitted(image, area) {
+function fitted(image, area) {
   const width = image.naturalWidth;
   const height = image.naturalHeight;
   const small = Math.max(width, height) <= SMALL_EDGE;

@@ -5,6 +5,9 @@ import { count, duration } from "./format.js";
 import { problemText } from "./shell.js";
 import { text } from "./text.js";
 
+/** A page that looks again this soon needs neither a countdown nor a button. */
+const SOON_SECONDS = 5;
+
 const ICONS = {
   training: "target",
   scoring: "target",
@@ -24,10 +27,20 @@ export class WaitingCard {
   #countdown = element("p", { class: "hint" });
   #symbol = element("div", { class: "wait-icon" });
   #retryAt = null;
+  #isSoon = true;
 
   constructor(lookNow) {
     this.button = element("button", { type: "button", class: "button", on: { click: lookNow } }, text.wait.lookNow);
-    this.element = element("div", { class: "wait-card" }, this.#symbol, this.#title, this.#body, this.#progress, this.#countdown, this.button);
+    this.element = element(
+      "div",
+      { class: "wait-card" },
+      this.#symbol,
+      this.#title,
+      this.#body,
+      this.#progress,
+      this.#countdown,
+      this.button,
+    );
     setInterval(() => this.#tick(), 500);
   }
 
@@ -42,13 +55,15 @@ export class WaitingCard {
     this.#body.textContent = wait.problem ? problemText(wait.problem) : words.body;
     replaceChildren(this.#progress, progress && wait.reason !== "offline" ? jobBar(progress) : null);
     this.#retryAt = wait.retryAt;
-    this.button.hidden = wait.reason === "loading";
+    this.#isSoon = wait.reason === "loading" || (wait.retryAt !== null && wait.retryAt - Date.now() <= SOON_SECONDS * 1000);
+    this.button.hidden = this.#isSoon;
     this.#tick();
   }
 
   #tick() {
     const left = this.#retryAt === null ? null : Math.ceil((this.#retryAt - Date.now()) / 1000);
-    this.#countdown.textContent = left === null || left > 3600 ? "" : left > 0 ? text.wait.retryIn(duration(left)) : text.wait.looking;
+    this.#countdown.textContent =
+      left === null || this.#isSoon || left > 3600 ? "" : left > 0 ? text.wait.retryIn(duration(left)) : text.wait.looking;
   }
 }
 

@@ -180,6 +180,9 @@ pub enum ClusterError {
         /// How long was waited.
         seconds: u64,
     },
+    /// The runtime shut down before the work could begin.
+    #[error("gleaner is ending, so the private cluster was left as it is")]
+    Interrupted,
     /// The database in the running cluster could not be made.
     #[error("the database 'gleaner' could not be made in the private cluster: {0}")]
     Database(#[source] sqlx::Error),

@@ -25,7 +25,10 @@ export class Balance {
     const chosen = this.#select.value;
     const options = [["all", text.balance.all], ...rounds.map((round) => [String(round.number), text.rounds.name(round.number)])];
     if (options.length !== this.#select.options.length) {
-      replaceChildren(this.#select, options.map(([value, words]) => element("option", { value, selected: value === chosen }, words)));
+      replaceChildren(
+        this.#select,
+        options.map(([value, words]) => element("option", { value, selected: value === chosen }, words)),
+      );
     }
     this.#draw();
   }
@@ -37,6 +40,6 @@ export class Balance {
     const colours = new Map(this.#classes.map((entry) => [entry.name, entry.colour]));
     const rows = Array.from(sums, ([name, count]) => ({ name, count, colour: colours.get(name) ?? "var(--muted)" }));
     const isEmpty = rows.every((row) => row.count === 0);
-    replaceChildren(this.#bars, isEmpty ? element("p", { class: "empty" }, text.balance.empty) : barList(rows, text.balance.title));
+    replaceChildren(this.#bars, isEmpty ? element("p", { class: "nothing" }, text.balance.empty) : barList(rows, text.balance.title));
   }
 }

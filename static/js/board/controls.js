@@ -26,7 +26,10 @@ export class Controls {
     const names = this.#operator ? allowed(project) : [];
     if (names.join() === this.#shown) return;
     this.#shown = names.join();
-    replaceChildren(this.element, names.map((name) => this.#button(name)));
+    replaceChildren(
+      this.element,
+      names.map((name) => this.#button(name)),
+    );
   }
 
   #button(name) {

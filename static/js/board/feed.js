@@ -18,6 +18,7 @@ export class Feed {
   constructor(path, hear) {
     this.#path = path;
     this.#hear = hear;
+    this.#list.append(element("li", { class: "feed-quiet hint" }, text.feed.quiet));
     this.element = element("div", { class: "feed-frame" }, this.#state, this.#list);
     this.#setState("connecting");
   }
@@ -34,7 +35,13 @@ export class Feed {
     this.#hear(kind);
     const body = parse(event.data);
     const payload = body.payload ?? body;
-    const row = element("li", {}, element("time", {}, timeOfDay(body.created_at ?? new Date())), element("span", {}, text.events[kind](payload)));
+    this.#list.querySelector(".feed-quiet")?.remove();
+    const row = element(
+      "li",
+      {},
+      element("time", {}, timeOfDay(body.created_at ?? new Date())),
+      element("span", {}, text.events[kind](payload)),
+    );
     this.#list.prepend(row);
     while (this.#list.children.length > SHOWN_COUNT) this.#list.lastChild.remove();
   }

@@ -8,12 +8,12 @@ import { openDialog, problemText } from "../shell.js";
 import { strategyName } from "../shapes.js";
 import { text } from "../text.js";
 
-const PART_COUNT = 60;
+const PART_COUNT = 48;
 
 export class Gallery {
   #path;
   #select;
-  #grid = element("ul", { class: "gallery" });
+  #grid = element("ul", { class: "gallery", tabindex: "0", "aria-label": text.gallery.title });
   #more = element("button", { type: "button", class: "button", hidden: true }, text.gallery.more);
   #note = element("p", { class: "hint", role: "status" });
   #next = null;
@@ -42,7 +42,12 @@ export class Gallery {
     this.#select.hidden = false;
     const newest = withTasks[0];
     if (this.#number === null || this.#follow) this.#number = newest.number;
-    replaceChildren(this.#select, withTasks.map((round) => element("option", { value: String(round.number), selected: round.number === this.#number }, text.rounds.name(round.number))));
+    replaceChildren(
+      this.#select,
+      withTasks.map((round) =>
+        element("option", { value: String(round.number), selected: round.number === this.#number }, text.rounds.name(round.number)),
+      ),
+    );
     const round = withTasks.find((other) => other.number === this.#number);
     // Labels trickle in one by one; the pictures are only read again when the batch itself changed or was finished.
     const stamp = `${this.#number}:${round?.taskCount}:${round?.state}`;
@@ -87,10 +92,17 @@ function tile(task) {
       "button",
       { type: "button", "aria-label": words, title: words, on: { click: () => explain(task) } },
       element("img", { src: task.image_url ?? itemImage(task.item), alt: "", loading: "lazy", decoding: "async" }),
-      element("span", { class: "tile-head" }, element("span", {}, `#${task.rank + 1}`), element("span", { class: `badge ${task.source}` }, text.sources[task.source] ?? task.source)),
+      element(
+        "span",
+        { class: "tile-head" },
+        element("span", {}, `#${task.rank + 1}`),
+        element("span", { class: `badge ${task.source}` }, text.sources[task.source] ?? task.source),
+      ),
       measure("u", task.uncertainty),
       measure("v", task.pretext_loss),
-      task.class ? element("span", { class: "tile-class" }, task.class) : element("span", { class: "tile-class hint" }, text.taskStates[task.state] ?? task.state),
+      task.class
+        ? element("span", { class: "tile-class" }, task.class)
+        : element("span", { class: "tile-class hint" }, text.taskStates[task.state] ?? task.state),
     ),
   );
 }
@@ -108,10 +120,17 @@ function explain(task) {
     [text.gallery.score, score(task.score ?? NaN)],
     [text.gallery.uncertainty, score(task.uncertainty ?? NaN)],
     [text.gallery.pretextLoss, score(task.pretext_loss ?? NaN)],
-    [text.gallery.model, task.model_version === null || task.model_version === undefined ? text.gallery.noModel : text.board.version(task.model_version)],
+    [
+      text.gallery.model,
+      task.model_version === null || task.model_version === undefined ? text.gallery.noModel : text.board.version(task.model_version),
+    ],
     [text.gallery.state, text.taskStates[task.state] ?? task.state],
   ];
-  const list = element("dl", { class: "why" }, rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+  const list = element(
+    "dl",
+    { class: "why" },
+    rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+  );
   const image = element("img", { class: "why-image", src: task.image_url ?? itemImage(task.item), alt: text.gallery.alt });
   openDialog({ title: text.gallery.why, body: element("div", { class: "why-body" }, image, list), wide: true });
 }

@@ -1,6 +1,6 @@
 // Bringing images in: upload by drag and drop, or a path that the server reads. Owns the forms and the live report of each import.
 
-import { Problem, get, post, upload } from "../api.js";
+import { Problem, get, pages, post, upload } from "../api.js";
 import { element, icon, replaceChildren } from "../dom.js";
 import { choice, field, showFieldErrors, textInput } from "../form.js";
 import { count, percent } from "../format.js";
@@ -10,6 +10,7 @@ import { progressBar } from "../waiting.js";
 
 const LOOK_MS = 1000;
 const REJECTED_SHOWN = 200;
+const REPORT_COUNT = 5;
 
 export class Imports {
   #path;
@@ -23,12 +24,20 @@ export class Imports {
     this.#changed = changed;
     const split = choice(text.imports.splits, "auto");
     const labels = choice(text.imports.labelRules, "hide");
+    // A test split without its labels evaluates nothing, so there the service knows what to do.
+    const rules = () => (split.value === "test" ? { split: "test" } : { split: split.value, labels: labels.value });
+    split.addEventListener("change", () => (labels.disabled = split.value === "test"));
     this.element = element(
       "div",
       { class: "imports" },
-      element("div", { class: "field-row" }, field("split", text.imports.split, split), field("labels", text.imports.labels, labels, text.imports.labelsHint)),
-      this.#dropZone(() => ({ split: split.value, labels: labels.value })),
-      this.#serverForm(() => ({ split: split.value, labels: labels.value })),
+      element(
+        "div",
+        { class: "field-row" },
+        field("split", text.imports.split, split),
+        field("labels", text.imports.labels, labels, text.imports.labelsHint),
+      ),
+      this.#dropZone(rules),
+      this.#serverForm(rules),
       this.#reports,
     );
     this.#resume();
@@ -40,7 +49,13 @@ export class Imports {
   }
 
   #dropZone(rules) {
-    const input = element("input", { type: "file", multiple: true, class: "unseen", id: "import-files", accept: "image/*,.zip,.tar,.gz,.tgz" });
+    const input = element("input", {
+      type: "file",
+      multiple: true,
+      class: "unseen",
+      id: "import-files",
+      accept: "image/*,.zip,.tar,.gz,.tgz",
+    });
     const zone = element(
       "label",
       { class: "drop", for: "import-files" },
@@ -54,7 +69,11 @@ export class Imports {
       take(input.files);
       input.value = "";
     });
-    for (const [type, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+    for (const [type, isOver] of [
+      ["dragover", true],
+      ["dragleave", false],
+      ["drop", false],
+    ]) {
       zone.addEventListener(type, (event) => {
         event.preventDefault();
         zone.classList.toggle("over", isOver);
@@ -74,7 +93,10 @@ export class Imports {
         showFieldErrors(form, []);
         this.#follow(id, source.value.trim());
       } catch (error) {
-        const homeless = error instanceof Problem ? showFieldErrors(form, error.errors.length > 0 ? error.errors : [{ field: "source", detail: error.message }]) : [error];
+        const homeless =
+          error instanceof Problem
+            ? showFieldErrors(form, error.errors.length > 0 ? error.errors : [{ field: "source", detail: error.message }])
+            : [error];
         if (homeless.length > 0) toastProblem(error);
       }
     };
@@ -96,7 +118,11 @@ export class Imports {
     for (const file of files) form.append("file", file, file.webkitRelativePath || file.name);
     try {
       const answer = await upload(`${this.#path}/images`, form, (fraction) => {
-        replaceChildren(report.body, progressBar(fraction, text.imports.uploading), element("p", { class: "hint" }, `${text.imports.uploading} ${percent(fraction, 0)}`));
+        replaceChildren(
+          report.body,
+          progressBar(fraction, text.imports.uploading),
+          element("p", { class: "hint" }, `${text.imports.uploading} ${percent(fraction, 0)}`),
+        );
       });
       await this.#watch(answer.id, report);
     } catch (error) {
@@ -116,7 +142,6 @@ export class Imports {
   }
 
   async #watch(id, report) {
-    remember(this.#path, id, report.element.firstChild.textContent);
     for (;;) {
       let state;
       try {
@@ -126,56 +151,55 @@ export class Imports {
         if (error instanceof Problem && !error.isPassing) return;
       }
       if (state) replaceChildren(report.body, describe(state, this.#expected));
-      if (state?.state === "done" || state?.state === "failed") break;
+      if (state && isOver(state)) break;
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     }
     this.#changed();
   }
 
-  /** Shows again what this browser imported before the page was left. */
-  #resume() {
-    for (const { id, name } of remembered(this.#path)) this.#follow(id, name);
+  /** Shows the newest imports that the service knows. */
+  async #resume() {
+    try {
+      const imports = await pages(`${this.#path}/imports`);
+      for (const state of imports.slice(-REPORT_COUNT)) {
+        const report = this.#addReport(state.source === "upload" ? text.imports.uploaded : state.source);
+        if (isOver(state)) replaceChildren(report.body, describe(state, null));
+        else this.#watch(state.id, report);
+      }
+    } catch (error) {
+      toastProblem(error);
+    }
   }
 }
 
 function describe(state, expected) {
-  const isOver = state.state === "done" || state.state === "failed";
   const facts = [
     text.imports.added(count(state.added_count)),
+    state.converted_count > 0 && text.imports.converted(count(state.converted_count)),
     state.duplicate_count > 0 && text.imports.duplicates(count(state.duplicate_count)),
-    (state.rejected_count ?? state.rejected?.length) > 0 && text.imports.rejected(count(state.rejected_count ?? state.rejected.length)),
+    state.rejected_count > 0 && text.imports.rejected(count(state.rejected_count)),
   ].filter(Boolean);
   return element(
     "div",
     {},
     element("p", {}, element("span", { class: `badge ${state.state}` }, text.importStates[state.state]), ` ${facts.join(" · ")}`),
-    !isOver && progressBar(expected ? state.read_count / expected : 0, text.imports.reading, Boolean(expected)),
+    !isOver(state) && progressBar(expected ? state.read_count / expected : 0, text.imports.reading, Boolean(expected)),
     state.error && element("p", { class: "field-problem" }, state.error),
-    rejections(state.rejected ?? []),
+    rejections(state),
   );
 }
 
-function rejections(rejected) {
-  if (rejected.length === 0) return null;
-  const rows = rejected.slice(0, REJECTED_SHOWN).map((row) => element("li", {}, element("code", {}, row.name), ` ${row.reason}`));
-  return element("details", { class: "more" }, element("summary", {}, text.imports.rejectedList(count(rejected.length))), element("ul", { class: "rejected" }, rows));
+function isOver(state) {
+  return state.state === "done" || state.state === "failed";
 }
 
-const REMEMBERED_COUNT = 5;
-
-function remembered(path) {
-  try {
-    return JSON.parse(sessionStorage.getItem(`gleaner.imports.${path}`)) ?? [];
-  } catch {
-    return [];
-  }
-}
-
-function remember(path, id, name) {
-  const rows = remembered(path).filter((row) => row.id !== id);
-  try {
-    sessionStorage.setItem(`gleaner.imports.${path}`, JSON.stringify([...rows, { id, name }].slice(-REMEMBERED_COUNT)));
-  } catch {
-    // The report then lasts as long as the page.
-  }
+function rejections(state) {
+  if (state.rejected.length === 0) return null;
+  const rows = state.rejected.slice(0, REJECTED_SHOWN).map((row) => element("li", {}, element("code", {}, row.name), ` ${row.reason}`));
+  return element(
+    "details",
+    { class: "more" },
+    element("summary", {}, text.imports.rejectedList(count(state.rejected_count))),
+    element("ul", { class: "rejected" }, rows),
+  );
 }

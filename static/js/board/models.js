@@ -16,7 +16,7 @@ export class Models {
   /** Shows `models`, the newest first. */
   show(models) {
     if (models.length === 0) {
-      replaceChildren(this.element, element("p", { class: "empty" }, text.models.empty));
+      replaceChildren(this.element, element("p", { class: "nothing" }, text.models.empty));
       return;
     }
     const rows = [...models].sort((a, b) => b.version - a.version).map((model) => this.#row(model));
@@ -24,13 +24,27 @@ export class Models {
   }
 
   #row(model) {
-    const facts = [percent(model.test_accuracy ?? NaN), Number.isFinite(model.label_count) && text.models.labels(count(model.label_count)), model.created_at && dayAndTime(model.created_at)];
+    const facts = [
+      percent(model.test_accuracy ?? NaN),
+      Number.isFinite(model.label_count) && text.models.labels(count(model.label_count)),
+      model.created_at && dayAndTime(model.created_at),
+    ];
     const name = text.board.version(model.version);
     return element(
       "li",
       {},
       element("div", {}, element("strong", {}, name), element("span", { class: "hint" }, facts.filter(Boolean).join(" · "))),
-      element("a", { class: "icon-button", href: address(`${this.#path}/models/${model.version}/weights`), download: true, "aria-label": text.models.download(name), title: text.models.download(name) }, icon("download")),
+      element(
+        "a",
+        {
+          class: "icon-button",
+          href: address(`${this.#path}/models/${model.version}/weights`),
+          download: true,
+          "aria-label": text.models.download(name),
+          title: text.models.download(name),
+        },
+        icon("download"),
+      ),
     );
   }
 }

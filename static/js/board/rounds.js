@@ -10,13 +10,13 @@ export class Rounds {
 
   constructor(choose) {
     this.#choose = choose;
-    this.element = element("div", { class: "table-frame", tabindex: "0", role: "region", "aria-label": text.rounds.title });
+    this.element = element("div", { class: "table-frame", tabindex: "0", role: "group", "aria-label": text.rounds.title });
   }
 
   /** Shows `rounds`, the newest first. */
   show(rounds) {
     if (rounds.length === 0) {
-      replaceChildren(this.element, element("p", { class: "empty" }, text.rounds.empty));
+      replaceChildren(this.element, element("p", { class: "nothing" }, text.rounds.empty));
       return;
     }
     const names = text.rounds.columns;
@@ -25,22 +25,44 @@ export class Rounds {
       element(
         "table",
         { class: "table" },
-        element("thead", {}, element("tr", {}, names.map(([name, kind]) => element("th", { scope: "col", class: kind }, name)))),
-        element("tbody", {}, rounds.map((round, index) => this.#row(round, rounds[index + 1]))),
+        element(
+          "thead",
+          {},
+          element(
+            "tr",
+            {},
+            names.map(([name, kind]) => element("th", { scope: "col", class: kind }, name)),
+          ),
+        ),
+        element(
+          "tbody",
+          {},
+          rounds.map((round, index) => this.#row(round, rounds[index + 1])),
+        ),
       ),
     );
   }
 
   #row(round, before) {
-    const gain = Number.isFinite(round.testAccuracy) && Number.isFinite(before?.testAccuracy) ? round.testAccuracy - before.testAccuracy : null;
+    const gain =
+      Number.isFinite(round.testAccuracy) && Number.isFinite(before?.testAccuracy) ? round.testAccuracy - before.testAccuracy : null;
     return element(
       "tr",
       {},
-      element("th", { scope: "row" }, element("button", { type: "button", class: "link", on: { click: () => this.#choose(round) } }, text.rounds.name(round.number))),
+      element(
+        "th",
+        { scope: "row" },
+        element("button", { type: "button", class: "link", on: { click: () => this.#choose(round) } }, text.rounds.name(round.number)),
+      ),
       element("td", {}, element("span", { class: `badge ${round.state}` }, text.roundStates[round.state] ?? round.state)),
       element("td", {}, text.strategies[round.strategy] ?? round.strategy ?? "–"),
-      element("td", { class: "number" }, text.progress.of(count(round.answeredCount), count(round.taskCount))),
-      element("td", { class: "number" }, percent(round.testAccuracy), gain !== null && element("span", { class: gain >= 0 ? "gain" : "gain down" }, signed(gain))),
+      element("td", { class: "number rounds-answered" }, text.progress.of(count(round.answeredCount), count(round.taskCount))),
+      element(
+        "td",
+        { class: "number" },
+        percent(round.testAccuracy),
+        gain !== null && element("span", { class: gain >= 0 ? "gain" : "gain down" }, signed(gain)),
+      ),
       element("td", {}, dayAndTime(round.openedAt)),
       element("td", { class: "number" }, span(round.openedAt, round.closedAt)),
     );

@@ -1,12 +1,11 @@
 // What may still change while a project runs: budget, batch size, guidelines, guesses. Owns the form; only changed fields are sent.
 
-import { Problem, call } from "../api.js";
+import { Problem, patch, projectPath } from "../api.js";
 import { element } from "../dom.js";
 import { field, numberInput, showFieldErrors, tickBox } from "../form.js";
 import { confirm, openDialog, toast, toastProblem } from "../shell.js";
 import { amount } from "../format.js";
 import { text } from "../text.js";
-import { projectPath } from "../api.js";
 
 /** Opens the form for `project`; `changed` is called after the service has taken it. */
 export function openSettings(project, changed) {
@@ -29,7 +28,12 @@ export function openSettings(project, changed) {
   const form = element(
     "form",
     { class: "form", on: { submit } },
-    element("div", { class: "field-row" }, field("budget", words.budget, inputs.budget, words.budgetHint(amount(project.spent))), field("batch_size", words.batchSize, inputs.batchSize, words.batchSizeHint)),
+    element(
+      "div",
+      { class: "field-row" },
+      field("budget", words.budget, inputs.budget, words.budgetHint(amount(project.spent))),
+      field("batch_size", words.batchSize, inputs.batchSize, words.batchSizeHint),
+    ),
     field("guidelines", words.guidelines, inputs.guidelines, words.guidelinesHint),
     inputs.suggestions.element,
     inputs.lookAhead.element,
@@ -46,14 +50,17 @@ function readChanges(inputs, project) {
     show_suggestions: [inputs.suggestions.input.checked, project.showSuggestions],
     look_ahead: [inputs.lookAhead.input.checked, project.lookAhead],
   };
-  return Object.fromEntries(Object.entries(wanted).filter(([, [now, before]]) => now !== before).map(([name, [now]]) => [name, now]));
+  return Object.fromEntries(
+    Object.entries(wanted)
+      .filter(([, [now, before]]) => now !== before)
+      .map(([name, [now]]) => [name, now]),
+  );
 }
 
 async function save(project, changes, form) {
-  if (Object.keys(changes).length === 0) return true;
   if ("budget" in changes && !(await askBudget(project, changes.budget))) return false;
   try {
-    await call("PATCH", projectPath(project.name), { body: changes });
+    if (Object.keys(changes).length > 0) await patch(projectPath(project.name), changes);
     toast(text.settings.done);
     return true;
   } catch (error) {
@@ -64,5 +71,9 @@ async function save(project, changes, form) {
 }
 
 function askBudget(project, budget) {
-  return confirm({ title: text.settings.budgetTitle, body: text.settings.budgetBody(amount(project.budget), amount(budget)), yes: text.settings.budgetYes });
+  return confirm({
+    title: text.settings.budgetTitle,
+    body: text.settings.budgetBody(amount(project.budget), amount(budget)),
+    yes: text.settings.budgetYes,
+  });
 }

@@ -9,22 +9,35 @@ const BOX = { width: 104, height: 36 };
 const WIDE = {
   size: [1000, 132],
   places: {
-    empty: [66, 84], importing: [190, 84], ready: [314, 84], pretraining: [438, 84],
-    labeling: [574, 84], training: [698, 84], scoring: [822, 84], finished: [934, 84],
+    empty: [66, 84],
+    importing: [190, 84],
+    ready: [314, 84],
+    pretraining: [438, 84],
+    labeling: [562, 84],
+    training: [686, 84],
+    scoring: [810, 84],
+    finished: [934, 84],
   },
   // The way back from scoring to labeling, over the top of training.
-  back: "M822 64 C822 14 574 14 574 62",
-  backWords: [698, 20],
+  back: "M810 66 C810 14 562 14 562 62",
+  backWords: [686, 20],
 };
 
 const NARROW = {
-  size: [340, 250],
+  size: [340, 230],
   places: {
-    empty: [58, 24], importing: [170, 24], ready: [282, 24], pretraining: [170, 84],
-    labeling: [58, 156], training: [170, 156], scoring: [282, 156], finished: [282, 224],
+    empty: [58, 24],
+    importing: [170, 24],
+    ready: [282, 24],
+    pretraining: [282, 84],
+    labeling: [282, 144],
+    training: [170, 144],
+    scoring: [58, 144],
+    finished: [58, 208],
   },
-  back: "M282 138 C282 104 58 104 58 136",
-  backWords: [230, 116],
+  // The way back runs under training here, beside the way down to finished.
+  back: "M92 164 C110 208 282 208 282 166",
+  backWords: [214, 212],
 };
 
 export class StateMachine {
@@ -55,8 +68,21 @@ function draw(project, plan) {
   const tone = project.failure !== null ? "failed" : project.isPaused ? "paused" : "present";
   return svg(
     "svg",
-    { class: "machine-drawing", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": text.board.machine(text.states[project.state] ?? project.state) },
-    svg("defs", {}, svg("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, svg("path", { class: "arrow-head", d: "M0 0 8 4 0 8z" }))),
+    {
+      class: "machine-drawing",
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      "aria-label": text.board.machine(text.states[project.state] ?? project.state),
+    },
+    svg(
+      "defs",
+      {},
+      svg(
+        "marker",
+        { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
+        svg("path", { class: "arrow-head", d: "M0 0 8 4 0 8z" }),
+      ),
+    ),
     PROJECT_STATES.slice(1).map((state, index) => arrow(plan.places[PROJECT_STATES[index]], plan.places[state])),
     svg("path", { class: "arrow", d: plan.back, "marker-end": "url(#arrow)" }),
     svg("text", { class: "arrow-words", x: plan.backWords[0], y: plan.backWords[1], "text-anchor": "middle" }, text.board.nextRound),

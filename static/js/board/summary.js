@@ -21,7 +21,11 @@ export class Summary {
     replaceChildren(this.#job, this.#failure(project), project.progress ? this.#running(project.progress) : this.#batch(project));
     replaceChildren(
       this.#figures,
-      figure(text.board.accuracy, percent(project.testAccuracy), project.modelVersion === null ? text.board.noModel : text.board.version(project.modelVersion)),
+      figure(
+        text.board.accuracy,
+        percent(project.testAccuracy),
+        project.modelVersion === null ? text.board.noModel : text.board.version(project.modelVersion),
+      ),
       figure(text.board.labelled, count(project.labeledCount), text.board.ofImages(count(project.poolCount))),
       figure(text.board.spent, amount(project.spent), text.board.ofBudget(amount(project.budget))),
       figure(text.board.round, project.round ? count(project.round.number) : "–", text.board.batchSize(count(project.batchSize))),
@@ -30,7 +34,12 @@ export class Summary {
 
   #failure(project) {
     if (project.failure === null) return null;
-    return element("div", { class: "alert", role: "alert" }, icon("alert"), element("div", {}, element("strong", {}, text.board.failed), element("p", {}, project.failure)));
+    return element(
+      "div",
+      { class: "alert", role: "alert" },
+      icon("alert"),
+      element("div", {}, element("strong", {}, text.board.failed), element("p", {}, project.failure)),
+    );
   }
 
   #running(progress) {
@@ -43,9 +52,15 @@ export class Summary {
   #batch(project) {
     this.#seen = [];
     const round = project.round;
+    if (project.failure !== null) return null;
     if (project.state !== "labeling" || !round?.taskCount) return element("p", { class: "hint" }, text.board.idle[project.state] ?? "");
     const words = text.label.batch(round.number, count(round.answeredCount), count(round.taskCount));
-    return element("div", { class: "job" }, element("div", { class: "job-head" }, element("span", {}, words)), progressBar(round.answeredCount / round.taskCount, words));
+    return element(
+      "div",
+      { class: "job" },
+      element("div", { class: "job-head" }, element("span", {}, words)),
+      progressBar(round.answeredCount / round.taskCount, words),
+    );
   }
 
   /** Steps a second over the last twenty, or `null` at first. */
@@ -61,7 +76,12 @@ export class Summary {
 }
 
 function figure(name, value, note) {
-  return element("div", { class: "figure" }, element("dt", {}, name), element("dd", {}, element("strong", {}, value), element("span", { class: "hint" }, note)));
+  return element(
+    "div",
+    { class: "figure" },
+    element("dt", {}, name),
+    element("dd", {}, element("strong", {}, value), element("span", { class: "hint" }, note)),
+  );
 }
 
 /** How long something took or takes, for tables. */

@@ -1,7 +1,7 @@
 //! One project from its creation to `finished`, labelled through the API, while a plan says in which states the server is killed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gleaner::store::testing::TestDatabase;
@@ -67,16 +67,7 @@ impl Journey {
         let server = Server::start(&place).await;
         let labeler = tokio::spawn(work(caller.clone(), answers, source.clone(), end.clone()));
         let (kills, server) = kill_by_plan(&database, &place, server, plan).await;
-        loop {
-            let project = caller
-                .json(Method::GET, &format!("/projects/{PROJECT}"), None)
-                .await;
-            assert_ne!(project["state"], "failed", "{project}");
-            if project["state"] == "finished" {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        await_state(&caller, PROJECT, "finished").await;
         ended.send(true).expect("the labeler listens");
         end.changed().await.ok();
         let accepted = labeler.await.expect("the labeler ends without a panic");
@@ -183,16 +174,17 @@ async fn work(
         "batch_size": 20, "budget": 80, "look_ahead": false, "lease_seconds": 5, "seed": 11,
     });
     caller.json(Method::POST, "/projects", Some(&project)).await;
+    import_source(&caller, PROJECT, &source).await;
+    label_until(&caller, &answers, end).await
+}
+
+/// Imports an IDX folder, its training images without labels into the pool and its test images with theirs, and starts the project.
+pub async fn import_source(caller: &Caller, project: &str, source: &Path) {
+    let base = format!("/projects/{project}");
     for (split, labels) in [("pool", "hide"), ("test", "keep")] {
         let body = json!({"source": source, "format": "idx", "split": split, "labels": labels});
-        let import = caller
-            .json(
-                Method::POST,
-                &format!("/projects/{PROJECT}/imports"),
-                Some(&body),
-            )
-            .await;
-        let path = format!("/projects/{PROJECT}/imports/{}", text(&import["id"]));
+        let import = caller.json(Method::POST, &format!("{base}/imports"), Some(&body)).await;
+        let path = format!("{base}/imports/{}", text(&import["id"]));
         loop {
             let import = caller.json(Method::GET, &path, None).await;
             match import["state"].as_str() {
@@ -203,15 +195,21 @@ async fn work(
         }
     }
     // The import is done a moment before the supervisor says that the project is ready.
-    while caller
-        .call(Method::POST, &format!("/projects/{PROJECT}/start"), None)
-        .await
-        .status()
-        == 409
-    {
+    while caller.call(Method::POST, &format!("{base}/start"), None).await.status() == 409 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    label_until(&caller, &answers, end).await
+}
+
+/// Waits until the project is in `state`; panics when it failed.
+pub async fn await_state(caller: &Caller, project: &str, state: &str) {
+    loop {
+        let project = caller.json(Method::GET, &format!("/projects/{project}"), None).await;
+        assert_ne!(project["state"], "failed", "{project}");
+        if project["state"] == state {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn label_until(

@@ -1,0 +1,501 @@
+//! `gleaner answer`: labels open tasks from known answers through the REST API, as an external tool would.
+//!
+//! Several labelers, each with a token of its own, lease batches, look up the names of their items and submit the classes that a CSV file
+//! (`item name,class`) knows. With an error rate some answers are wrong on purpose; which ones depends on seed and name alone.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rand::Rng;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::progress::Progress;
+use crate::config::Config;
+use crate::domain::content_hash::ContentHash;
+use crate::domain::seed::StreamKey;
+use crate::outbound::ApiClient;
+
+/// Tasks that a labeler leases at once.
+const BATCH_COUNT: u32 = 10;
+
+/// Flags of the command.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// Name or id of the project
+    project: String,
+    /// CSV file of `item name,class`, with or without a header
+    #[arg(long, value_name = "FILE.csv")]
+    answers: PathBuf,
+    /// Rounds to answer, the one under way included [default: until the project is finished]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Fraction of answers that are wrong on purpose, 0 to 1
+    #[arg(long, default_value_t = 0.0)]
+    error_rate: f64,
+    /// Seed that decides which answers are wrong
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// Labelers that work side by side, 1 to 64
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    labelers: u32,
+    /// Address of the server [default: the public URL]
+    #[arg(long)]
+    url: Option<String>,
+    /// Token to call with [default: the admin token of this home]
+    #[arg(long, env = "GLEANER_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+/// Answers until the rounds are done or the project is finished, and prints what was done.
+pub async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    if !(0.0..=1.0).contains(&arguments.error_rate) {
+        bail!("--error-rate {} must be 0 to 1", arguments.error_rate);
+    }
+    let token = find_token(&config, arguments.token.as_deref())?;
+    let api = ApiClient::new(
+        arguments.url.as_deref().unwrap_or(&config.public_url),
+        &token,
+    )?;
+    let path = format!("/projects/{}", arguments.project);
+    let project: Project = api.get(&path).await?;
+    let known = read_answers(&arguments.answers)?;
+    let last_round = arguments
+        .rounds
+        .map(|count| project.first_open_round() + i64::from(count) - 1);
+    let answers = Arc::new(Answers {
+        known,
+        classes: project
+            .classes
+            .iter()
+            .map(|class| class.name.clone())
+            .collect(),
+        error_rate: arguments.error_rate,
+        seed: arguments.seed,
+    });
+    let tally = Arc::new(Tally::default());
+
+    let tokens = labeler_tokens(&api, &project, arguments.labelers).await?;
+    let mut labelers = JoinSet::new();
+    for index in 0..arguments.labelers as usize {
+        let labeler = Labeler {
+            api: tokens
+                .get(index)
+                .map_or_else(|| api.clone(), |minted| api.with_token(&minted.token)),
+            path: path.clone(),
+            answers: Arc::clone(&answers),
+            tally: Arc::clone(&tally),
+            last_round,
+        };
+        labelers.spawn(labeler.work());
+    }
+    let outcome = show_progress(&api, &path, &mut labelers, &tally).await;
+    // Whatever happened, no token stays behind.
+    for minted in &tokens {
+        api.delete(&format!("/tokens/{}", minted.id)).await?;
+    }
+    outcome?;
+    let project: Project = api.get(&path).await?;
+    println!("{}", tally.summary(&project));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The token of the flag, of the environment, or of this home.
+fn find_token(config: &Config, given: Option<&str>) -> anyhow::Result<String> {
+    if let Some(token) = given {
+        return Ok(token.to_owned());
+    }
+    if let Some(secret) = &config.admin_token {
+        return Ok(secret.expose().to_owned());
+    }
+    let path = config.home.join("admin.token");
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!(
+            "no token: give --token, or run as the user of the server ({} can't be read)",
+            path.display()
+        )
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+/// Reads `item name,class`; a first row that says just that is a header.
+fn read_answers(path: &Path) -> anyhow::Result<HashMap<String, String>> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .from_path(path)
+        .with_context(|| format!("{} can't be read", path.display()))?;
+    let mut known = HashMap::new();
+    for (index, row) in reader.records().enumerate() {
+        let row = row.with_context(|| format!("{} is no CSV file", path.display()))?;
+        let (Some(name), Some(class)) = (row.get(0), row.get(1)) else {
+            bail!(
+                "line {} of {} has no two columns 'item name,class'",
+                index + 1,
+                path.display()
+            );
+        };
+        let is_header = index == 0 && class.trim() == "class";
+        if !is_header {
+            known.insert(name.trim().to_owned(), class.trim().to_owned());
+        }
+    }
+    Ok(known)
+}
+
+/// What is needed of a project's answer.
+#[derive(Deserialize)]
+struct Project {
+    id: String,
+    state: String,
+    error: Option<String>,
+    round: Option<Round>,
+    classes: Vec<Class>,
+    labeled_count: u64,
+    spent: f64,
+    test_accuracy: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Round {
+    number: i64,
+    state: String,
+    answered_count: u64,
+    task_count: u64,
+}
+
+#[derive(Deserialize)]
+struct Class {
+    name: String,
+}
+
+impl Project {
+    /// The round under way if it takes labels, else the next.
+    fn first_open_round(&self) -> i64 {
+        match &self.round {
+            Some(round) if round.state == "labeling" => round.number,
+            Some(round) => round.number + 1,
+            None => 1,
+        }
+    }
+}
+
+/// A token made for one labeler of this run.
+#[derive(Deserialize)]
+struct MintedToken {
+    id: String,
+    token: String,
+}
+
+/// A token for each labeler when the caller may make some; none when it may not, and then all share the caller's.
+async fn labeler_tokens(
+    api: &ApiClient,
+    project: &Project,
+    count: u32,
+) -> anyhow::Result<Vec<MintedToken>> {
+    let me: Value = api.get("/me").await?;
+    if me["role"] != "admin" {
+        return Ok(Vec::new());
+    }
+    let mut tokens = Vec::new();
+    for number in 1..=count {
+        let request = json!({"role": "labeler", "name": format!("answer-{number}"), "projects": [project.id]});
+        tokens.push(api.post("/tokens", &request).await?);
+    }
+    Ok(tokens)
+}
+
+/// What is known, and how often it is told wrongly.
+struct Answers {
+    known: HashMap<String, String>,
+    classes: Vec<String>,
+    error_rate: f64,
+    seed: u64,
+}
+
+/// What a labeler does with one item.
+#[derive(Debug, PartialEq)]
+enum Answer<'a> {
+    Class(&'a str),
+    Skip(&'static str),
+}
+
+impl Answers {
+    fn of(&self, name: &str) -> Answer<'_> {
+        let Some(class) = self.known.get(name) else {
+            return Answer::Skip("unsure");
+        };
+        if !self.classes.contains(class) {
+            return Answer::Skip("not_in_classes");
+        }
+        let mut stream = StreamKey::new(self.seed, "answer.error")
+            .with_content(&ContentHash::of_file(name.as_bytes()))
+            .stream();
+        if stream.random::<f64>() < self.error_rate {
+            let wrong: Vec<_> = self
+                .classes
+                .iter()
+                .filter(|other| *other != class)
+                .collect();
+            if !wrong.is_empty() {
+                return Answer::Class(wrong[stream.random_range(0..wrong.len())]);
+            }
+        }
+        Answer::Class(class)
+    }
+}
+
+/// What all labelers have done so far.
+#[derive(Default)]
+struct Tally {
+    accepted_count: AtomicU64,
+    refused_count: AtomicU64,
+    unknown_name_count: AtomicU64,
+    unknown_class_count: AtomicU64,
+}
+
+impl Tally {
+    fn summary(&self, project: &Project) -> String {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let accuracy = project
+            .test_accuracy
+            .map_or_else(|| "unknown".to_owned(), |accuracy| format!("{accuracy:.4}"));
+        format!(
+            "{} labels accepted, {} not taken, {} skipped (name unknown), {} skipped (class unknown)\n\
+             project {}: {} items labelled, {} spent, test accuracy {accuracy}",
+            read(&self.accepted_count),
+            read(&self.refused_count),
+            read(&self.unknown_name_count),
+            read(&self.unknown_class_count),
+            project.state,
+            project.labeled_count,
+            project.spent,
+        )
+    }
+}
+
+#[derive(Deserialize)]
+struct Leases {
+    tasks: Vec<Task>,
+    wait: Option<Wait>,
+}
+
+#[derive(Deserialize)]
+struct Task {
+    task: String,
+    item: String,
+    round: i64,
+    attempt: i64,
+}
+
+#[derive(Deserialize)]
+struct Wait {
+    reason: String,
+    retry_after_seconds: u64,
+}
+
+/// One labeler at work.
+struct Labeler {
+    api: ApiClient,
+    path: String,
+    answers: Arc<Answers>,
+    tally: Arc<Tally>,
+    last_round: Option<i64>,
+}
+
+impl Labeler {
+    /// Leases and answers until nothing more is wanted.
+    async fn work(self) -> anyhow::Result<()> {
+        loop {
+            let leases: Leases = self
+                .api
+                .post(
+                    &format!("{}/leases", self.path),
+                    &json!({"count": BATCH_COUNT, "resume": true}),
+                )
+                .await?;
+            let (wanted, later): (Vec<_>, Vec<_>) = leases
+                .tasks
+                .into_iter()
+                .partition(|task| self.last_round.is_none_or(|last| task.round <= last));
+            let is_past_last_round = !later.is_empty();
+            if is_past_last_round {
+                self.release(&later).await?;
+            }
+            if !wanted.is_empty() {
+                self.answer(&wanted).await?;
+            } else if is_past_last_round || self.is_done().await? {
+                return Ok(());
+            } else if let Some(wait) = leases.wait {
+                if wait.reason == "finished" {
+                    return Ok(());
+                }
+                // The service says when asking again may help; there is nothing to be told of meanwhile.
+                tokio::time::sleep(Duration::from_secs(wait.retry_after_seconds.max(1))).await;
+            }
+        }
+    }
+
+    /// Whether the last wanted round is answered, or the project can't go on by itself.
+    async fn is_done(&self) -> anyhow::Result<bool> {
+        let project: Project = self.api.get(&self.path).await?;
+        if project.state == "failed" {
+            bail!(
+                "a job of the project failed: {}",
+                project.error.as_deref().unwrap_or("no reason given")
+            );
+        }
+        let Some(last) = self.last_round else {
+            return Ok(project.state == "finished");
+        };
+        let is_past = project.round.is_some_and(|round| {
+            let is_answered = round.state != "labeling" || round.answered_count >= round.task_count;
+            round.number > last || (round.number == last && is_answered)
+        });
+        Ok(is_past || project.state == "finished")
+    }
+
+    async fn release(&self, tasks: &[Task]) -> anyhow::Result<()> {
+        let ids: Vec<_> = tasks.iter().map(|task| &task.task).collect();
+        let _: Value = self
+            .api
+            .post(
+                &format!("{}/leases/release", self.path),
+                &json!({"tasks": ids}),
+            )
+            .await?;
+        Ok(())
+    }
+
+    async fn answer(&self, tasks: &[Task]) -> anyhow::Result<()> {
+        let mut labels = Vec::new();
+        for task in tasks {
+            let item: Value = self.api.get(&format!("/items/{}", task.item)).await?;
+            match self.answers.of(item["name"].as_str().unwrap_or_default()) {
+                Answer::Class(class) => {
+                    labels
+                        .push(json!({"task": task.task, "class": class, "attempt": task.attempt}));
+                }
+                Answer::Skip(reason) => self.skip(task, reason).await?,
+            }
+        }
+        if labels.is_empty() {
+            return Ok(());
+        }
+        let submitted: Value = self
+            .api
+            .post(&format!("{}/labels", self.path), &json!({"labels": labels}))
+            .await?;
+        for result in submitted["results"].as_array().into_iter().flatten() {
+            let count = match result["outcome"].as_str() {
+                Some("accepted" | "duplicate") => &self.tally.accepted_count,
+                _ => &self.tally.refused_count,
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn skip(&self, task: &Task, reason: &str) -> anyhow::Result<()> {
+        let path = format!("{}/tasks/{}/skip", self.path, task.task);
+        let _: Value = self.api.post(&path, &json!({"reason": reason})).await?;
+        let count = if reason == "unsure" {
+            &self.tally.unknown_name_count
+        } else {
+            &self.tally.unknown_class_count
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Shows the round's progress until every labeler has ended; the first error ends all.
+async fn show_progress(
+    api: &ApiClient,
+    path: &str,
+    labelers: &mut JoinSet<anyhow::Result<()>>,
+    tally: &Tally,
+) -> anyhow::Result<()> {
+    let mut progress = Progress::begin("answering");
+    let mut look = tokio::time::interval(Duration::from_secs(2));
+    loop {
+        tokio::select! {
+            ended = labelers.join_next() => match ended {
+                None => break,
+                Some(result) => result.context("a labeler stopped")??,
+            },
+            _ = look.tick() => {
+                let project: Project = api.get(path).await?;
+                if let Some(round) = project.round {
+                    progress.set(round.answered_count, round.task_count);
+                }
+            }
+        }
+    }
+    progress.end(&format!(
+        "{} labels accepted",
+        tally.accepted_count.load(Ordering::Relaxed)
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(error_rate: f64) -> Answers {
+        let known = [("train/00000", "Coat"), ("train/00001", "Spaceship")];
+        Answers {
+            known: known
+                .map(|(name, class)| (name.to_owned(), class.to_owned()))
+                .into(),
+            classes: vec!["Coat".to_owned(), "Bag".to_owned()],
+            error_rate,
+            seed: 7,
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_and_an_unknown_class_are_skipped_with_their_reasons() {
+        assert_eq!(answers(0.0).of("train/00000"), Answer::Class("Coat"));
+        assert_eq!(
+            answers(0.0).of("train/00001"),
+            Answer::Skip("not_in_classes")
+        );
+        assert_eq!(answers(0.0).of("train/00002"), Answer::Skip("unsure"));
+    }
+
+    #[test]
+    fn an_error_rate_of_one_gives_another_class_each_time() {
+        assert_eq!(answers(1.0).of("train/00000"), Answer::Class("Bag"));
+    }
+
+    #[test]
+    fn a_header_is_no_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.csv");
+        std::fs::write(&path, "name,class\ntrain/00000,Coat\n\"a,b\",Bag\n").unwrap();
+        let known = read_answers(&path).unwrap();
+        assert_eq!(known.len(), 2);
+        assert_eq!(known["a,b"], "Bag");
+    }
+
+    #[test]
+    fn a_line_without_a_class_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.csv");
+        std::fs::write(&path, "train/00000,Coat\ntrain/00001\n").unwrap();
+        assert!(
+            read_answers(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("line 2")
+        );
+    }
+}

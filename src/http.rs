@@ -1,0 +1,206 @@
+//! The REST API, its document, the pages, and what operators watch.
+//!
+//! `router` is the one list of routes; those of the API are registered by `routes!`, so route and document can't differ. Handlers run on
+//! the tokio runtime and block it nowhere. The only room that knows axum.
+
+pub mod auth;
+mod errors;
+pub mod extract;
+pub mod health;
+pub mod idempotency;
+mod layers;
+pub mod metrics;
+pub mod openapi;
+pub mod pages;
+pub mod problem;
+pub mod project_answer;
+pub mod v1;
+
+use std::future::IntoFuture;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use axum::{Extension, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::access::key::SecretKey;
+use crate::access::login_code::LoginCodes;
+use crate::blob::Blob;
+use crate::engine::Engine;
+use crate::events::Events;
+use crate::rounds::{JobWake, RoundCounts};
+use crate::store::{Store, StoreError, Transaction};
+
+pub use openapi::openapi;
+
+/// Bytes of a JSON body at most.
+const JSON_MAX_BYTES: usize = 4 << 20;
+
+/// Bytes of the images of one prediction at most.
+const PREDICTION_MAX_BYTES: usize = 64 << 20;
+
+/// What the handlers work with; cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// The database.
+    pub store: Store,
+    /// Images, segments and checkpoints.
+    pub blob: Blob,
+    /// The resident model; none in a process that only serves the API.
+    pub engine: Option<Engine>,
+    /// Numbered events, live and past.
+    pub events: Events,
+    /// How far rounds are, counted once for all who ask at the same moment.
+    pub round_counts: RoundCounts,
+    /// Wakes the workers of this process when a job was queued.
+    pub job_wake: JobWake,
+    /// Signs sessions and image addresses.
+    pub key: SecretKey,
+    /// One-time codes of links.
+    pub login_codes: Arc<LoginCodes>,
+    /// Folders that server-side imports may read.
+    pub import_roots: Arc<[PathBuf]>,
+    /// Folder for uploads on their way into the object store.
+    pub scratch: Arc<PathBuf>,
+    /// Bytes of one upload at most.
+    pub upload_max_bytes: usize,
+    /// Whether browsers reach the service by https, so that its cookie may say Secure.
+    pub is_public_https: bool,
+    /// Renders the process's measurements; none when nothing records them.
+    pub metrics: Option<PrometheusHandle>,
+    /// Whether `/metrics` needs no token.
+    pub metrics_open: bool,
+}
+
+impl AppState {
+    /// Commits a transaction that holds events, and has them numbered at once.
+    pub async fn commit(&self, tx: Transaction) -> Result<(), StoreError> {
+        tx.commit().await?;
+        self.events.nudge();
+        Ok(())
+    }
+}
+
+/// How long requests may take to end once the service stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers requests on `listener` until `stop` is cancelled; then lets those under way end, and event streams end at once.
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let service = router(state).layer(Extension(Stopping(stop.clone())));
+    let server =
+        axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let too_long = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_PATIENCE).await;
+    };
+    tokio::select! {
+        ended = server.into_future() => ended,
+        () = too_long => Ok(()),
+    }
+}
+
+/// Tells a handler of endless streams when to end them.
+#[derive(Clone, Debug)]
+pub struct Stopping(CancellationToken);
+
+impl Stopping {
+    /// Completes when the service stops.
+    pub async fn stopped(self) {
+        self.0.cancelled_owned().await;
+    }
+}
+
+/// The whole service as one router.
+pub fn router(state: AppState) -> Router {
+    let upload_limit = DefaultBodyLimit::max(state.upload_max_bytes);
+    let quick = api()
+        .split_for_parts()
+        .0
+        .layer(DefaultBodyLimit::max(JSON_MAX_BYTES));
+    let predictions = predictions()
+        .split_for_parts()
+        .0
+        .layer(DefaultBodyLimit::max(PREDICTION_MAX_BYTES));
+    let uploads = uploads().split_for_parts().0.layer(upload_limit);
+    let open = Router::new()
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(pages::docs_page))
+        .route("/problems/{slug}", get(pages::problem_page))
+        .route("/", get(pages::index_page))
+        .route("/login", get(pages::login_page))
+        .route("/label/{project}", get(pages::label_page))
+        .route("/projects/{project}", get(pages::project_page))
+        .route("/static/{*path}", get(pages::static_file));
+    let routes = layers::with_timeout(quick.merge(predictions).merge(open))
+        .merge(layers::with_idle_timeout(uploads))
+        .fallback(problem::unknown_path);
+    layers::wrap(routes.with_state(state))
+}
+
+/// Routes that answer at once (streams begin at once).
+fn api() -> OpenApiRouter<AppState> {
+    use v1::{
+        control, curve, events, exports, imports, items, labels, leases, me, models, projects,
+        rounds, tasks, tokens,
+    };
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(projects::create_project, projects::list_projects))
+        .routes(routes!(
+            projects::get_project,
+            projects::change_project,
+            projects::delete_project
+        ))
+        .routes(routes!(control::start_project))
+        .routes(routes!(control::pause_project))
+        .routes(routes!(control::resume_project))
+        .routes(routes!(control::finish_project))
+        .routes(routes!(control::retry_project))
+        .routes(routes!(imports::create_import, imports::list_imports))
+        .routes(routes!(imports::get_import))
+        .routes(routes!(items::list_items))
+        .routes(routes!(items::get_item))
+        .routes(routes!(items::get_item_image))
+        .routes(routes!(rounds::list_rounds))
+        .routes(routes!(rounds::get_round))
+        .routes(routes!(rounds::list_round_tasks))
+        .routes(routes!(leases::create_leases))
+        .routes(routes!(leases::renew_leases))
+        .routes(routes!(leases::release_leases))
+        .routes(routes!(labels::submit_labels, exports::export_labels))
+        .routes(routes!(labels::undo_label, labels::correct_label))
+        .routes(routes!(tasks::skip_task))
+        .routes(routes!(curve::get_curve))
+        .routes(routes!(models::list_models))
+        .routes(routes!(models::get_model_weights))
+        .routes(routes!(events::stream_project_events))
+        .routes(routes!(events::stream_events))
+        .routes(routes!(me::get_me))
+        .routes(routes!(me::create_session, me::delete_session))
+        .routes(routes!(tokens::create_token, tokens::list_tokens))
+        .routes(routes!(tokens::revoke_token))
+        .routes(routes!(health::get_health))
+        .routes(routes!(health::get_readiness))
+        .routes(routes!(metrics::get_metrics))
+}
+
+/// Routes whose bodies are images that are held in memory.
+fn predictions() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(v1::predictions::create_predictions))
+}
+
+/// Routes whose bodies are streamed: larger, and without the timeout of an answer.
+fn uploads() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(v1::uploads::upload_images))
+}

@@ -1,0 +1,259 @@
+//! Rounds and their tasks, with the provenance of every query.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::ids::{ItemId, ProjectId, TaskId};
+use crate::domain::project::ClassIndex;
+use crate::domain::round::RoundState;
+use crate::domain::strategy::Strategy;
+use crate::domain::task::{TaskSource, TaskState};
+use crate::http::AppState;
+use crate::http::auth::{Labeler, Operator, find_project};
+use crate::http::extract::{Page, PageQuery, Path, Query};
+use crate::http::problem::{ApiError, Problem};
+use crate::store::round::RoundSummary;
+use crate::store::task::TaskRow;
+use crate::store::{self, PgConnection};
+
+/// One round.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RoundAnswer {
+    /// 1, 2, …; 0 when imported labels made the seed batch needless.
+    number: i32,
+    state: RoundState,
+    /// The rule that chose its batch.
+    strategy: Strategy,
+    /// The model that its labels trained.
+    model_version: Option<i32>,
+    /// Items of the batch.
+    task_count: i32,
+    /// Tasks of the batch that are settled or skipped.
+    answered_count: i64,
+    opened_at: DateTime<Utc>,
+    closed_at: Option<DateTime<Utc>>,
+    /// Accuracy on the test split of the model that its labels trained.
+    test_accuracy: Option<f64>,
+    /// Settled items of the batch by class.
+    class_counts: BTreeMap<String, i64>,
+}
+
+impl RoundAnswer {
+    fn new(summary: RoundSummary, class_names: &ClassNames) -> Self {
+        let RoundSummary {
+            round,
+            answered_count,
+            test_accuracy,
+            class_counts,
+        } = summary;
+        Self {
+            number: round.number,
+            state: round.state,
+            strategy: round.strategy,
+            model_version: round.model_version,
+            task_count: round.task_count,
+            answered_count,
+            opened_at: round.opened_at,
+            closed_at: round.closed_at,
+            test_accuracy,
+            class_counts: class_counts
+                .into_iter()
+                .map(|(class, count)| (class_names.name(class), count))
+                .collect(),
+        }
+    }
+}
+
+/// Names of a project's classes by index.
+pub struct ClassNames(BTreeMap<ClassIndex, String>);
+
+impl ClassNames {
+    /// Reads them.
+    pub async fn read(connection: &mut PgConnection, project: ProjectId) -> Result<Self, ApiError> {
+        let rows = store::class::list(connection, project).await?;
+        Ok(Self(
+            rows.into_iter().map(|row| (row.index, row.name)).collect(),
+        ))
+    }
+
+    /// The name of a class; its index when it is gone, which foreign keys prevent.
+    #[must_use]
+    pub fn name(&self, class: ClassIndex) -> String {
+        self.0
+            .get(&class)
+            .cloned()
+            .unwrap_or_else(|| class.0.to_string())
+    }
+}
+
+/// Lists rounds, the first one first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/projects/{project}/rounds",
+    operation_id = "list_rounds",
+    tag = "rounds",
+    params(("project" = String, Path, description = "Name or id"), PageQuery),
+    responses(
+        (status = 200, description = "A page of rounds", body = Page<RoundAnswer>),
+    ),
+)]
+pub async fn list_rounds(
+    State(app): State<AppState>,
+    caller: Labeler,
+    Path(project): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<axum::Json<Page<RoundAnswer>>, ApiError> {
+    let (limit, after) = (query.limit()?, query.after::<i32>()?);
+    let mut connection = app.store.acquire().await?;
+    let row = find_project(&mut connection, &caller, &project).await?;
+    let class_names = ClassNames::read(&mut connection, row.id).await?;
+    let rounds = store::round::list(
+        &mut connection,
+        row.id,
+        after.unwrap_or(-1),
+        i64::from(limit),
+    )
+    .await?;
+    let page = Page::new(
+        rounds,
+        limit,
+        |row| row.round.number.to_string(),
+        |row| RoundAnswer::new(row, &class_names),
+    );
+    Ok(axum::Json(page))
+}
+
+/// Shows one round.
+#[utoipa::path(
+    get,
+    path = "/api/v1/projects/{project}/rounds/{number}",
+    operation_id = "get_round",
+    tag = "rounds",
+    params(("project" = String, Path, description = "Name or id"), ("number" = i32, Path, description = "The round's number")),
+    responses(
+        (status = 200, description = "The round", body = RoundAnswer),
+    ),
+)]
+pub async fn get_round(
+    State(app): State<AppState>,
+    caller: Labeler,
+    Path((project, number)): Path<(String, i32)>,
+) -> Result<axum::Json<RoundAnswer>, ApiError> {
+    let mut connection = app.store.acquire().await?;
+    let row = find_project(&mut connection, &caller, &project).await?;
+    let rounds = store::round::list(&mut connection, row.id, number.saturating_sub(1), 1).await?;
+    let round = rounds
+        .into_iter()
+        .find(|summary| summary.round.number == number);
+    let round = round.ok_or_else(|| ApiError::not_found("round", number))?;
+    let class_names = ClassNames::read(&mut connection, row.id).await?;
+    Ok(axum::Json(RoundAnswer::new(round, &class_names)))
+}
+
+/// One task, with all that led to its being asked.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TaskAnswer {
+    task: TaskId,
+    item: ItemId,
+    /// 0 was asked first.
+    rank: i32,
+    /// I(x) of Eq. 1, or what the strategy ranks by.
+    score: Option<f64>,
+    /// u(x).
+    uncertainty: Option<f64>,
+    /// v(x).
+    pretext_loss: Option<f64>,
+    /// Name of the strategy.
+    strategy: String,
+    /// The model that ranked it; null for the seed batch.
+    model_version: Option<i32>,
+    source: TaskSource,
+    state: TaskState,
+}
+
+impl From<TaskRow> for TaskAnswer {
+    fn from(row: TaskRow) -> Self {
+        Self {
+            task: row.id,
+            item: row.item,
+            rank: row.rank,
+            score: row.score,
+            uncertainty: row.uncertainty,
+            pretext_loss: row.pretext_loss,
+            strategy: row.strategy,
+            model_version: row.model_version,
+            source: row.source,
+            state: row.state,
+        }
+    }
+}
+
+/// Lists a round's tasks in the order of their rank, with their provenance.
+#[utoipa::path(
+    get,
+    path = "/api/v1/projects/{project}/rounds/{number}/tasks",
+    operation_id = "list_round_tasks",
+    tag = "rounds",
+    params(
+        ("project" = String, Path, description = "Name or id"),
+        ("number" = i32, Path, description = "The round's number"),
+        PageQuery,
+    ),
+    responses(
+        (status = 403, description = "Needs role operator or higher", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A page of tasks", body = Page<TaskAnswer>),
+    ),
+)]
+pub async fn list_round_tasks(
+    State(app): State<AppState>,
+    caller: Operator,
+    Path((project, number)): Path<(String, i32)>,
+    Query(query): Query<PageQuery>,
+) -> Result<axum::Json<Page<TaskAnswer>>, ApiError> {
+    let (limit, after) = (query.limit()?, query.after::<TaskCursor>()?);
+    let mut connection = app.store.acquire().await?;
+    let row = find_project(&mut connection, &caller, &project).await?;
+    if store::round::find(&mut connection, row.id, number)
+        .await?
+        .is_none()
+    {
+        return Err(ApiError::not_found("round", number));
+    }
+    let tasks = store::task::list_of_round(
+        &mut connection,
+        row.id,
+        number,
+        after.map(|at| (at.rank, at.task)),
+        i64::from(limit),
+    )
+    .await?;
+    let cursor = |task: &TaskRow| format!("{}_{}", task.rank, task.id);
+    Ok(axum::Json(Page::new(
+        tasks,
+        limit,
+        cursor,
+        TaskAnswer::from,
+    )))
+}
+
+/// Where a page of tasks begins: after this rank and task.
+struct TaskCursor {
+    rank: i32,
+    task: TaskId,
+}
+
+impl std::str::FromStr for TaskCursor {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (rank, task) = text.split_once('_').ok_or(())?;
+        Ok(Self {
+            rank: rank.parse().map_err(|_| ())?,
+            task: task.parse().map_err(|_| ())?,
+        })
+    }
+}

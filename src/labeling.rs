@@ -1,0 +1,74 @@
+//! Labeling: what a labeler may do to a task: lease it, answer it, skip it, take an answer back, correct it.
+//!
+//! Each function is the body of one transaction that the caller begins and commits. Lease and submit touch no row that two labelers
+//! share and notify nobody (DESIGN.md, "The hot path"), so they never move a round: `rounds` does, once nothing is open. Undo and
+//! correct hold the project's lock, under which alone rounds move. Locks are taken in one order: project, tasks, slots.
+
+use crate::domain::ids::{LabelId, TaskId, TokenId};
+use crate::store::StoreError;
+
+mod amend;
+mod lease;
+mod skip;
+mod submit;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+pub(crate) mod votes;
+
+pub use amend::{Amended, correct_label, undo_label};
+pub use lease::{LEASE_COUNT_MAX, LeasedTask, Leases, lease_tasks, release_leases, renew_leases};
+pub use skip::{SkippedTask, skip_task};
+pub use submit::{Submission, SubmitResult, submit_labels};
+
+/// Who wants to change a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// The token that asks.
+    pub token: TokenId,
+    /// Whether it may touch the labels of others (operators and admins).
+    pub touches_all: bool,
+}
+
+/// Why a skip, an undo or a correction was refused; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LabelingError {
+    /// The project has no such task.
+    #[error("the project has no task {0}")]
+    UnknownTask(TaskId),
+    /// There is no such label, or it belongs to another project.
+    #[error("there is no label {0}")]
+    UnknownLabel(LabelId),
+    /// The project has no such class.
+    #[error("the project has no class '{0}'; its names are listed in the project")]
+    UnknownClass(String),
+    /// The label is somebody else's.
+    #[error("label {0} was given by somebody else; only an operator may change it")]
+    SomebodyElses(LabelId),
+    /// The round's labels train already.
+    #[error(
+        "round {round} has moved on, so label {label} can't be undone; correct it instead, it counts into the next training"
+    )]
+    RoundMoved {
+        /// The label.
+        label: LabelId,
+        /// Its round.
+        round: i32,
+    },
+    /// The label was undone before.
+    #[error("label {0} was undone before")]
+    Undone(LabelId),
+    /// The label came too late and was never counted.
+    #[error("label {0} came too late and isn't counted, so there is nothing to change")]
+    Uncounted(LabelId),
+    /// The task is settled, skipped or withdrawn.
+    #[error("task {0} is closed")]
+    TaskClosed(TaskId),
+    /// Somebody else holds the task, or the caller has answered it.
+    #[error("task {0} isn't the caller's: somebody else holds it, or it was answered already")]
+    NotHeld(TaskId),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

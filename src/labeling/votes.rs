@@ -1,0 +1,445 @@
+//! The votes of tasks: loading them under locks, judging what a label may do, and closing tasks that have no slot left.
+//!
+//! `judge` is pure: it decides from the slots and labels alone. `close_tasks` writes the verdict: a majority settles, a tie asks for one
+//! more vote (the supervisor, which alone makes slots, adds it or decides), a tie of the extra vote too is broken by the image's content.
+
+use std::collections::BTreeMap;
+
+use crate::domain::agreement::{Verdict, majority};
+use crate::domain::ids::{LabelId, ProjectId, SlotId, TaskId, TokenId};
+use crate::domain::project::ClassIndex;
+use crate::domain::seed::StreamKey;
+use crate::domain::task::{SlotState, TaskSource, TaskState};
+use crate::store::label::{self, VoteRow};
+use crate::store::slot::{self, SlotRow};
+use crate::store::task::{self, LockedTask};
+use crate::store::{PgConnection, StoreError};
+
+/// A locked task with its slots and the labels that aren't undone.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskVotes {
+    /// The task.
+    pub(crate) task: LockedTask,
+    /// Its slots.
+    pub(crate) slots: Vec<SlotRow>,
+    /// Its labels, uncounted ones included.
+    pub(crate) labels: Vec<VoteRow>,
+}
+
+/// Who votes: a token, and the person when a tool labels for several.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Voter<'a> {
+    /// The token.
+    pub(crate) token: TokenId,
+    /// The person behind it.
+    pub(crate) person: Option<&'a str>,
+}
+
+/// What a vote may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// It fills this slot.
+    Fills(SlotId),
+    /// The voter already gave this class.
+    Duplicate(LabelId),
+    /// The voter gave another class, or doesn't hold the task.
+    Conflict(Option<LabelId>),
+    /// It comes too late; the label is the one kept for it before, if any.
+    Late(Option<LabelId>),
+}
+
+impl TaskVotes {
+    /// What a vote of `class` under lease `attempt` may do.
+    pub(crate) fn judge(
+        &self,
+        voter: Voter<'_>,
+        class: ClassIndex,
+        attempt: Option<i32>,
+    ) -> Judgement {
+        let own = |label: &&VoteRow| {
+            label.labeler == voter.token && label.person.as_deref() == voter.person
+        };
+        if let Some(vote) = self.labels.iter().filter(own).find(|label| label.counted) {
+            let same = vote.class == class;
+            return if same {
+                Judgement::Duplicate(vote.id)
+            } else {
+                Judgement::Conflict(Some(vote.id))
+            };
+        }
+        let late = || {
+            let kept = self
+                .labels
+                .iter()
+                .filter(own)
+                .find(|label| label.class == class);
+            Judgement::Late(kept.map(|label| label.id))
+        };
+        if !self.is_votable() {
+            return late();
+        }
+        if self.has_used_slot(voter) {
+            return Judgement::Conflict(None);
+        }
+        match self.find_slot(voter.token) {
+            Some(slot) => match attempt {
+                Some(attempt) if attempt < slot.attempt => late(),
+                Some(attempt) if attempt > slot.attempt => Judgement::Conflict(None),
+                _ => Judgement::Fills(slot.id),
+            },
+            None if self.has_lost(voter.token, attempt) => late(),
+            None => match self.find_open(attempt) {
+                Some(slot) => Judgement::Fills(slot.id),
+                None => Judgement::Conflict(None),
+            },
+        }
+    }
+
+    /// The slot that a skip of this voter uses up.
+    pub(crate) fn find_skippable(&self, voter: Voter<'_>) -> Option<SlotId> {
+        if self.has_used_slot(voter) {
+            return None;
+        }
+        self.find_slot(voter.token)
+            .or_else(|| self.find_open(None))
+            .map(|slot| slot.id)
+    }
+
+    /// Whether a further vote is wanted: the task isn't closed and has a slot to fill.
+    pub(crate) fn is_votable(&self) -> bool {
+        use TaskState as S;
+        matches!(self.task.state, S::Open | S::Leased | S::Adjudication) && self.is_unclosed()
+    }
+
+    /// The classes of the counted votes.
+    pub(crate) fn classes(&self) -> Vec<ClassIndex> {
+        self.labels
+            .iter()
+            .filter(|label| label.counted)
+            .map(|label| label.class)
+            .collect()
+    }
+
+    /// Whether a slot is still open or leased.
+    pub(crate) fn is_unclosed(&self) -> bool {
+        self.slots
+            .iter()
+            .any(|slot| matches!(slot.state, SlotState::Open | SlotState::Leased))
+    }
+
+    /// Whether the voter has answered or skipped a slot of this task; each has one vote.
+    fn has_used_slot(&self, voter: Voter<'_>) -> bool {
+        self.slots.iter().any(|slot| {
+            slot.labeler == Some(voter.token)
+                && slot.person.as_deref() == voter.person
+                && matches!(slot.state, SlotState::Answered | SlotState::Skipped)
+        })
+    }
+
+    /// The slot that the token holds, or held last while nobody has taken it since.
+    fn find_slot(&self, token: TokenId) -> Option<&SlotRow> {
+        let of_token = |state| {
+            self.slots
+                .iter()
+                .find(move |slot| slot.labeler == Some(token) && slot.state == state)
+        };
+        of_token(SlotState::Leased).or_else(|| of_token(SlotState::Open))
+    }
+
+    /// Whether the token held a slot that somebody else has taken since. A caller that names an older attempt says so itself.
+    fn has_lost(&self, token: TokenId, attempt: Option<i32>) -> bool {
+        self.slots.iter().any(|slot| {
+            slot.former.contains(&token)
+                || (slot.state != SlotState::Open
+                    && attempt.is_some_and(|attempt| attempt < slot.attempt))
+        })
+    }
+
+    /// A slot that nobody holds: a label without a lease may fill it, one that names a lease may not.
+    fn find_open(&self, attempt: Option<i32>) -> Option<&SlotRow> {
+        if attempt.is_some() {
+            return None;
+        }
+        self.slots
+            .iter()
+            .filter(|slot| slot.state == SlotState::Open)
+            .min_by_key(|slot| slot.priority)
+    }
+}
+
+/// Locks tasks of a project and loads their slots and labels; unknown ids are left out.
+pub(crate) async fn lock_votes(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    tasks: &[TaskId],
+) -> Result<BTreeMap<TaskId, TaskVotes>, StoreError> {
+    let locked = task::lock_all(connection, project, tasks).await?;
+    let mut votes: BTreeMap<TaskId, TaskVotes> = locked
+        .into_iter()
+        .map(|task| {
+            (
+                task.id,
+                TaskVotes {
+                    task,
+                    slots: Vec::new(),
+                    labels: Vec::new(),
+                },
+            )
+        })
+        .collect();
+    let known: Vec<TaskId> = votes.keys().copied().collect();
+    for slot in slot::lock_of_tasks(connection, &known).await? {
+        if let Some(of_task) = votes.get_mut(&slot.task) {
+            of_task.slots.push(slot);
+        }
+    }
+    for vote in label::list_of_tasks(connection, &known).await? {
+        if let Some(of_task) = votes.get_mut(&vote.task) {
+            of_task.labels.push(vote);
+        }
+    }
+    Ok(votes)
+}
+
+/// Writes the verdict of every given task that has no slot open or leased; the others stay as they are.
+///
+/// `may_ask_again`: a first tie waits for one more vote; otherwise every tie is broken now.
+pub(crate) async fn close_tasks(
+    connection: &mut PgConnection,
+    seed: u64,
+    votes: &[&TaskVotes],
+    may_ask_again: bool,
+) -> Result<(), StoreError> {
+    let (mut tasks, mut states, mut items, mut classes) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for of_task in votes.iter().filter(|of_task| !of_task.is_unclosed()) {
+        let (state, class) = conclude(of_task, seed, may_ask_again);
+        tasks.push(of_task.task.id);
+        states.push(state);
+        // A gold item keeps the class it is known to have.
+        if let Some(class) = class
+            && of_task.task.source != TaskSource::Gold
+        {
+            items.push(of_task.task.item);
+            classes.push(Some(class));
+        }
+    }
+    task::write_states(connection, &tasks, &states).await?;
+    task::write_classes(connection, &items, &classes).await
+}
+
+fn conclude(
+    of_task: &TaskVotes,
+    seed: u64,
+    may_ask_again: bool,
+) -> (TaskState, Option<ClassIndex>) {
+    let classes = of_task.classes();
+    match majority(&classes) {
+        Verdict::Class(class) => (TaskState::Settled, Some(class)),
+        Verdict::Tie if may_ask_again && of_task.task.state != TaskState::Adjudication => {
+            (TaskState::Adjudication, None)
+        }
+        Verdict::Tie => (TaskState::Settled, break_tie(of_task, seed)),
+        Verdict::NoVotes
+            if of_task
+                .slots
+                .iter()
+                .any(|slot| slot.state == SlotState::Skipped) =>
+        {
+            (TaskState::Skipped, None)
+        }
+        Verdict::NoVotes => (TaskState::Withdrawn, None),
+    }
+}
+
+/// One of the leading classes, drawn from a stream keyed by the image's content, so that it repeats in another database.
+pub(crate) fn break_tie(of_task: &TaskVotes, seed: u64) -> Option<ClassIndex> {
+    let classes = of_task.classes();
+    let count_of = |class: ClassIndex| classes.iter().filter(|other| **other == class).count();
+    let most = classes.iter().map(|class| count_of(*class)).max()?;
+    let key = StreamKey::new(seed, "adjudication").with_content(&of_task.task.hash);
+    let mut leaders: Vec<ClassIndex> = classes
+        .iter()
+        .copied()
+        .filter(|class| count_of(*class) == most)
+        .collect();
+    leaders.sort_unstable();
+    leaders.dedup();
+    leaders
+        .into_iter()
+        .min_by_key(|class| key.clone().with_number(u64::from(class.0)).number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::content_hash::ContentHash;
+    use crate::domain::ids::ItemId;
+
+    fn slot(state: SlotState, labeler: Option<TokenId>, attempt: i32) -> SlotRow {
+        let id = SlotId::generate();
+        SlotRow {
+            id,
+            task: TaskId::generate(),
+            state,
+            priority: 0,
+            labeler,
+            person: None,
+            former: Vec::new(),
+            attempt,
+        }
+    }
+
+    fn votes(state: TaskState, slots: Vec<SlotRow>) -> TaskVotes {
+        let task = LockedTask {
+            id: TaskId::generate(),
+            item: ItemId::generate(),
+            hash: ContentHash([3; 32]),
+            round_number: 1,
+            source: TaskSource::Query,
+            state,
+        };
+        TaskVotes {
+            task,
+            slots,
+            labels: Vec::new(),
+        }
+    }
+
+    fn vote(token: TokenId, class: u16, counted: bool) -> VoteRow {
+        VoteRow {
+            id: LabelId::generate(),
+            task: TaskId::generate(),
+            slot: None,
+            class: ClassIndex(class),
+            labeler: token,
+            person: None,
+            counted,
+        }
+    }
+
+    fn voter(token: TokenId) -> Voter<'static> {
+        Voter {
+            token,
+            person: None,
+        }
+    }
+
+    const CAT: ClassIndex = ClassIndex(0);
+
+    #[test]
+    fn a_late_label_is_accepted_until_somebody_else_takes_the_slot() {
+        let (ana, ben) = (TokenId::generate(), TokenId::generate());
+        let mut expired = votes(TaskState::Open, vec![slot(SlotState::Open, Some(ana), 1)]);
+        assert_eq!(
+            expired.judge(voter(ana), CAT, Some(1)),
+            Judgement::Fills(expired.slots[0].id)
+        );
+        expired.slots[0] = SlotRow {
+            former: vec![ana],
+            ..slot(SlotState::Leased, Some(ben), 2)
+        };
+        assert_eq!(
+            expired.judge(voter(ana), CAT, Some(1)),
+            Judgement::Late(None)
+        );
+        assert_eq!(expired.judge(voter(ana), CAT, None), Judgement::Late(None));
+        assert_eq!(
+            expired.judge(voter(ben), CAT, Some(2)),
+            Judgement::Fills(expired.slots[0].id)
+        );
+    }
+
+    #[test]
+    fn an_older_attempt_of_ones_own_is_late_and_a_newer_one_is_a_conflict() {
+        let ana = TokenId::generate();
+        let held = votes(TaskState::Open, vec![slot(SlotState::Leased, Some(ana), 3)]);
+        assert_eq!(held.judge(voter(ana), CAT, Some(2)), Judgement::Late(None));
+        assert_eq!(
+            held.judge(voter(ana), CAT, Some(4)),
+            Judgement::Conflict(None)
+        );
+        assert_eq!(
+            held.judge(voter(ana), CAT, None),
+            Judgement::Fills(held.slots[0].id)
+        );
+    }
+
+    #[test]
+    fn a_stranger_can_answer_an_open_slot_but_not_a_leased_one() {
+        let (ana, ben) = (TokenId::generate(), TokenId::generate());
+        let open = votes(TaskState::Open, vec![slot(SlotState::Open, None, 0)]);
+        assert_eq!(
+            open.judge(voter(ana), CAT, None),
+            Judgement::Fills(open.slots[0].id)
+        );
+        let leased = votes(TaskState::Open, vec![slot(SlotState::Leased, Some(ben), 1)]);
+        assert_eq!(
+            leased.judge(voter(ana), CAT, None),
+            Judgement::Conflict(None)
+        );
+        assert_eq!(
+            leased.judge(voter(ana), CAT, Some(1)),
+            Judgement::Conflict(None)
+        );
+    }
+
+    #[test]
+    fn the_same_vote_twice_is_a_duplicate_and_another_class_a_conflict() {
+        let ana = TokenId::generate();
+        let mut settled = votes(
+            TaskState::Settled,
+            vec![slot(SlotState::Answered, Some(ana), 1)],
+        );
+        settled.labels.push(vote(ana, 0, true));
+        let id = settled.labels[0].id;
+        assert_eq!(
+            settled.judge(voter(ana), CAT, Some(1)),
+            Judgement::Duplicate(id)
+        );
+        assert_eq!(
+            settled.judge(voter(ana), ClassIndex(1), Some(1)),
+            Judgement::Conflict(Some(id))
+        );
+        let other_person = Voter {
+            token: ana,
+            person: Some("ben"),
+        };
+        assert_eq!(
+            settled.judge(other_person, CAT, None),
+            Judgement::Late(None)
+        );
+    }
+
+    #[test]
+    fn a_tie_asks_once_more_and_then_is_broken_the_same_way_every_time() {
+        let (ana, ben) = (TokenId::generate(), TokenId::generate());
+        let mut tied = votes(
+            TaskState::Open,
+            vec![slot(SlotState::Answered, Some(ana), 1)],
+        );
+        tied.labels = vec![vote(ana, 4, true), vote(ben, 2, true), vote(ben, 9, false)];
+        assert_eq!(conclude(&tied, 7, true), (TaskState::Adjudication, None));
+        let first = conclude(&tied, 7, false);
+        assert!(
+            matches!(first, (TaskState::Settled, Some(ClassIndex(2 | 4)))),
+            "{first:?}"
+        );
+        tied.labels.reverse();
+        assert_eq!(conclude(&tied, 7, false), first);
+        tied.task.state = TaskState::Adjudication;
+        assert_eq!(conclude(&tied, 7, true), first);
+    }
+
+    #[test]
+    fn a_task_that_everybody_skipped_is_skipped_and_one_that_nobody_saw_is_withdrawn() {
+        let ana = TokenId::generate();
+        let skipped = votes(
+            TaskState::Open,
+            vec![slot(SlotState::Skipped, Some(ana), 1)],
+        );
+        assert_eq!(conclude(&skipped, 7, true).0, TaskState::Skipped);
+        let unseen = votes(TaskState::Open, vec![slot(SlotState::Withdrawn, None, 0)]);
+        assert_eq!(conclude(&unseen, 7, true).0, TaskState::Withdrawn);
+    }
+}

@@ -1,0 +1,254 @@
+//! What must be computed before a batch can be chosen: the pretext model, embeddings, scores and the selection, each by jobs.
+//!
+//! Each function looks whether its jobs are done and queues those that are missing; a segment that an import added later is covered by
+//! further shards. Embeddings and `v` belong to the pretext model and are computed once for each segment.
+
+use std::collections::HashSet;
+
+use super::batch;
+use super::request::{
+    PretrainRequest, SelectRequest, Selection, ShardOutcome, ShardRequest, from_json, to_json,
+};
+use super::subject_of_round;
+use super::tick::{TickError, free_votes};
+use crate::domain::job::{JobKind, JobState};
+use crate::store::job::JobRow;
+use crate::store::pool::SegmentExtent;
+use crate::store::project::ProjectRow;
+use crate::store::{PgConnection, job, pool, task};
+
+/// Items of a shard, more or less: small enough that projects take turns and a crash costs little.
+const SHARD_ITEM_COUNT: i64 = 16_384;
+
+/// How far the jobs of one kind are.
+#[derive(Debug)]
+pub(super) enum Prepared<T> {
+    /// All are done; what they give.
+    Done(T),
+    /// Some are queued, run or have failed.
+    Waiting,
+}
+
+/// The pretext model, and the keys of embedding tables that cover the pool.
+pub(super) async fn embeddings(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+) -> Result<Prepared<Vec<String>>, TickError> {
+    let segments = pool::list_segments(connection, project.id).await?;
+    let Some(last) = segments.last() else {
+        return Ok(Prepared::Done(Vec::new()));
+    };
+    let request = to_json(&PretrainRequest {
+        last_segment: last.number,
+    });
+    if ensure(connection, project, JobKind::Pretrain, "pretext", || {
+        request
+    })
+    .await?
+    .is_none()
+    {
+        return Ok(Prepared::Waiting);
+    }
+    let shard = ShardRequest {
+        first_segment: 0,
+        last_segment: 0,
+        model_version: None,
+        round: 0,
+    };
+    shards(connection, project, JobKind::Embed, &segments, shard).await
+}
+
+/// The keys of score tables of the published model that cover what round `round` left unlabelled; none without a model.
+pub(super) async fn scores(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+    round: i32,
+) -> Result<Prepared<Vec<String>>, TickError> {
+    let Some(version) = project.model_version else {
+        return Ok(Prepared::Done(Vec::new()));
+    };
+    let segments = pool::list_segments(connection, project.id).await?;
+    let shard = ShardRequest {
+        first_segment: 0,
+        last_segment: 0,
+        model_version: Some(version),
+        round,
+    };
+    shards(connection, project, JobKind::Score, &segments, shard).await
+}
+
+/// The choice for round `round`.
+pub(super) async fn selection(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+    round: i32,
+    embeddings: Vec<String>,
+    scores: Vec<String>,
+) -> Result<Prepared<Selection>, TickError> {
+    let subject = subject_of_round(round);
+    if let Some(job) =
+        job::find_by_subject(connection, project.id, JobKind::Select, &subject).await?
+    {
+        return selection_of(&job);
+    }
+    let settings = &project.settings;
+    let votes = u64::from(settings.votes_per_task);
+    // Open tasks that were asked ahead may yet be withdrawn, so their votes may become free.
+    let ahead_count =
+        u32::try_from(task::count_batch(connection, project.id, round).await?).unwrap_or(0);
+    let affordable = free_votes(connection, project).await? / votes + u64::from(ahead_count);
+    let count = settings
+        .batch_size
+        .min(u32::try_from(affordable).unwrap_or(u32::MAX));
+    let random_count = batch::share_of(count, settings.random_fraction);
+    let model_version = project.model_version;
+    let request = SelectRequest {
+        round,
+        strategy: if model_version.is_some() {
+            settings.strategy
+        } else {
+            settings.seed_strategy.strategy()
+        },
+        model_version,
+        random_count,
+        query_count: count - random_count,
+        spare_count: ahead_count
+            + if settings.look_ahead {
+                settings.batch_size / 2
+            } else {
+                0
+            },
+        embeddings,
+        scores,
+    };
+    job::enqueue(
+        connection,
+        project.id,
+        JobKind::Select,
+        &subject,
+        &to_json(&request),
+    )
+    .await?;
+    Ok(Prepared::Waiting)
+}
+
+/// What the selection of a round chose, if it is done.
+pub(super) fn selection_of(job: &JobRow) -> Result<Prepared<Selection>, TickError> {
+    match &job.outcome {
+        Some(outcome) if job.state == JobState::Done => {
+            Ok(Prepared::Done(from_json("outcome", outcome)?))
+        }
+        _ => Ok(Prepared::Waiting),
+    }
+}
+
+/// The done job of this kind and subject; queues it when there is none.
+async fn ensure(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+    kind: JobKind,
+    subject: &str,
+    request: impl FnOnce() -> serde_json::Value,
+) -> Result<Option<JobRow>, TickError> {
+    match job::find_by_subject(connection, project.id, kind, subject).await? {
+        Some(job) => Ok((job.state == JobState::Done).then_some(job)),
+        None => {
+            job::enqueue(connection, project.id, kind, subject, &request()).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// Queues shards for the segments that no job of this kind and model covers; the tables' keys once all are done.
+async fn shards(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+    kind: JobKind,
+    segments: &[SegmentExtent],
+    shape: ShardRequest,
+) -> Result<Prepared<Vec<String>>, TickError> {
+    let mut covered = HashSet::new();
+    let mut keys = Vec::new();
+    let mut all_done = true;
+    for job in job::list_by_kind(connection, project.id, kind).await? {
+        let shard: ShardRequest = from_json("request", &job.request)?;
+        if shard.model_version != shape.model_version {
+            continue;
+        }
+        covered.extend(shard.first_segment..=shard.last_segment);
+        match &job.outcome {
+            Some(outcome) if job.state == JobState::Done => {
+                keys.extend(from_json::<ShardOutcome>("outcome", outcome)?.key);
+            }
+            _ => all_done = false,
+        }
+    }
+    let uncovered: Vec<SegmentExtent> = segments
+        .iter()
+        .copied()
+        .filter(|segment| !covered.contains(&segment.number))
+        .collect();
+    for (first, last) in group_segments(&uncovered) {
+        let shard = ShardRequest {
+            first_segment: first,
+            last_segment: last,
+            ..shape
+        };
+        let subject = match shape.model_version {
+            Some(version) => format!("model-{version}-segments-{first}-{last}"),
+            None => format!("segments-{first}-{last}"),
+        };
+        job::enqueue(connection, project.id, kind, &subject, &to_json(&shard)).await?;
+    }
+    Ok(if all_done && uncovered.is_empty() {
+        Prepared::Done(keys)
+    } else {
+        Prepared::Waiting
+    })
+}
+
+/// Cuts segments, in the order of numbers, into runs of neighbours of about a shard's size: `(first, last)` numbers.
+fn group_segments(segments: &[SegmentExtent]) -> Vec<(i32, i32)> {
+    let mut groups: Vec<(i32, i32, i64)> = Vec::new();
+    for segment in segments {
+        let item_count = i64::from(segment.item_count);
+        match groups.last_mut() {
+            Some((_, last, count))
+                if *last + 1 == segment.number && *count + item_count <= SHARD_ITEM_COUNT =>
+            {
+                *last = segment.number;
+                *count += item_count;
+            }
+            _ => groups.push((segment.number, segment.number, item_count)),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(first, last, _)| (first, last))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::SegmentId;
+
+    fn segment(number: i32, item_count: i32) -> SegmentExtent {
+        SegmentExtent {
+            id: SegmentId::generate(),
+            number,
+            item_count,
+        }
+    }
+
+    #[test]
+    fn shards_hold_neighbouring_segments_up_to_their_size() {
+        let segments: Vec<_> = (0..6)
+            .map(|number| segment(number, 4_096))
+            .chain([segment(8, 10)])
+            .collect();
+        assert_eq!(group_segments(&segments), [(0, 3), (4, 5), (8, 8)]);
+        assert_eq!(group_segments(&[segment(0, 100_000)]), [(0, 0)]);
+        assert_eq!(group_segments(&[]), []);
+    }
+}

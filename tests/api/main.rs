@@ -1,0 +1,16 @@
+//! The API as its clients meet it: a server on a free port over a database of its own, called through HTTP.
+//!
+//! Tasks are made through the store, so no learner is needed; what the learner does is tested where it lives.
+
+mod access;
+mod answer;
+mod app;
+mod errors;
+mod events;
+mod idempotency;
+mod imports;
+mod items;
+mod labeling;
+mod projects;
+mod proxy;
+mod results;

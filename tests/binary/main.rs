@@ -1,0 +1,11 @@
+//! Tests that drive the real binary with the real Fashion-MNIST: killed in every state, and used through a browser.
+//!
+//! Real binary, real Postgres, real images (the first ones of Debian's `dataset-fashion-mnist`).
+
+#![expect(clippy::panic, reason = "a test ends with its reason")]
+
+mod dataset;
+mod journey;
+mod kills;
+mod pages;
+mod server;

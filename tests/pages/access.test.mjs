@@ -1,0 +1,112 @@
+// Signing in, and what axe-core finds on each page in both themes.
+
+import assert from "node:assert/strict";
+import { AxeBuilder } from "@axe-core/playwright";
+import { after, before, test } from "node:test";
+import { api, launch, service, signIn } from "./browser.mjs";
+
+let browser;
+
+before(async () => {
+  browser = await launch();
+});
+after(() => browser?.close());
+
+test("a page without a session leads to the sign-in and back", async () => {
+  const context = await browser.newContext({ baseURL: service.url });
+  const page = await context.newPage();
+  await page.goto(`/projects/${service.project}`);
+  await page.waitForURL("**/login");
+  await page.getByLabel("Token").fill("gl_wrong");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByRole("alert").waitFor();
+  await page.getByLabel("Token").fill(service.token);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.waitForURL(`**/projects/${service.project}`);
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.waitForURL("**/login");
+  await context.close();
+});
+
+test("a link's code leaves the address at once, and leads nowhere else", async () => {
+  const context = await browser.newContext({ baseURL: service.url });
+  const page = await context.newPage();
+  await page.goto("/login#code=unknown&next=https://example.org/");
+  await page.getByLabel("Token").waitFor();
+  assert.equal(new URL(page.url()).hash, "");
+  await page.getByLabel("Token").fill(service.token);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.waitForURL(service.url + "/");
+  await context.close();
+});
+
+test("an administrator makes a token that is shown once, and revokes it", async (t) => {
+  const me = await api("GET", "/me");
+  if (me.role !== "admin") return t.skip("only an administrator makes tokens");
+  const { page, context } = await signIn(browser);
+  await page.getByRole("button", { name: "People" }).click();
+  const name = `person ${Date.now()}`;
+  await page.getByRole("dialog").getByLabel("Name").fill(name);
+  await page.getByRole("button", { name: "Make a token" }).click();
+  const token = await page.getByLabel(`Token of ${name}`).inputValue();
+  const other = await signIn(browser, {}, token);
+  assert.equal(await other.page.getByRole("button", { name: "New project" }).count(), 0);
+  await page.getByRole("listitem").filter({ hasText: name }).getByRole("button", { name: "Revoke" }).click();
+  await page
+    .getByRole("dialog", { name: /^Revoke the token/ })
+    .getByRole("button", { name: "Revoke" })
+    .click();
+  await page.getByRole("listitem").filter({ hasText: name }).waitFor({ state: "detached" });
+  await other.page.reload();
+  await other.page.waitForURL("**/login");
+  await Promise.all([context.close(), other.context.close()]);
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`axe-core finds no violation on any page in ${colorScheme}`, async () => {
+    const { page, context } = await signIn(browser, { colorScheme, reducedMotion: "reduce" });
+    await page.locator(".project-card").first().waitFor();
+    await assertAccessible(page, "projects");
+
+    await page.getByRole("button", { name: "New project" }).click();
+    await assertAccessible(page, "new project");
+    await page.keyboard.press("Escape");
+    const people = page.getByRole("button", { name: "People" });
+    if ((await people.count()) > 0) {
+      await people.click();
+      await page.getByRole("dialog").getByRole("listitem").first().waitFor();
+      await assertAccessible(page, "people");
+    }
+
+    await page.goto(`/label/${service.project}`);
+    await page.locator("img.shown").waitFor();
+    await page.keyboard.press("g");
+    await assertAccessible(page, "label");
+    for (const [key, name] of [
+      ["?", "help"],
+      ["s", "skip"],
+    ]) {
+      await page.keyboard.press(key);
+      await page.getByRole("dialog").waitFor();
+      await assertAccessible(page, name);
+      await page.keyboard.press("Escape");
+    }
+
+    await page.goto(`/projects/${service.project}`);
+    await page.locator(".tile img").first().waitFor();
+    await assertAccessible(page, "board");
+    await page.getByRole("button", { name: "Settings" }).click();
+    await assertAccessible(page, "settings");
+
+    await page.goto("/login");
+    await page.getByLabel("Token").waitFor();
+    await assertAccessible(page, "login");
+    await context.close();
+  });
+}
+
+async function assertAccessible(page, name) {
+  const { violations } = await new AxeBuilder({ page }).analyze();
+  const found = violations.map((violation) => `${name}: ${violation.id}: ${violation.nodes.map((node) => node.html).join(" | ")}`);
+  assert.deepEqual(found, []);
+}

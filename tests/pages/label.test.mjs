@@ -1,0 +1,229 @@
+// The labeler's page against a running service: keys, undo, skip, a lost network, a reload, two people at once.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { api, launch, projectPath, service, signIn } from "./browser.mjs";
+
+let browser;
+let classes;
+
+before(async () => {
+  browser = await launch();
+  const project = await api("GET", projectPath());
+  classes = project.classes.map((entry) => entry.name ?? entry);
+});
+after(() => browser?.close());
+
+/** Opens the labeler's page and waits for its first image. */
+async function openDesk(options, token) {
+  const session = await signIn(browser, options, token);
+  await session.page.goto(`/label/${service.project}`);
+  await session.page.locator("img.shown").waitFor();
+  return session;
+}
+
+/** The item whose image is on show. */
+async function shownItem(page) {
+  const source = await page.locator("img.shown").getAttribute("src");
+  return source.match(/items\/([^/]+)\/image/)[1];
+}
+
+/** Presses the key of the class at `index` and waits for the next image; gives the item that was answered. */
+async function answer(page, index) {
+  const item = await shownItem(page);
+  await page.keyboard.press(String((index + 1) % 10));
+  await page.waitForFunction((before) => !document.querySelector("img.shown")?.src.includes(before), item);
+  await page.locator("img.shown").waitFor();
+  return item;
+}
+
+async function allSaved(page) {
+  await page.locator(".saving.saved").waitFor({ timeout: 20_000 });
+}
+
+/** The class of every labelled item, as the service exports it. */
+async function exportedLabels() {
+  const response = await fetch(`${service.url}/api/v1${projectPath("/labels?format=jsonl")}`, {
+    headers: { Authorization: `Bearer ${service.token}` },
+  });
+  assert.equal(response.status, 200);
+  const rows = (await response.text())
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
+  return { rows, classOf: new Map(rows.map((row) => [row.item, row.class])) };
+}
+
+async function labelOf(item) {
+  return (await exportedLabels()).classOf.get(item);
+}
+
+test("one key answers and goes on, and every answer is at the service once", async () => {
+  const { page, context, problems } = await openDesk();
+  const before = (await exportedLabels()).rows.length;
+  const given = new Map();
+  for (let index = 0; index < 24; index++) given.set(await answer(page, index % classes.length), classes[index % classes.length]);
+  await allSaved(page);
+  const { rows, classOf } = await exportedLabels();
+  assert.equal(given.size, 24, "an image was shown twice");
+  assert.equal(rows.length, before + 24);
+  for (const [item, name] of given) assert.equal(classOf.get(item), name);
+  await page.getByText("this session").waitFor();
+  assert.equal(await page.locator(".fact strong").first().textContent(), "24");
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("undo brings the image back, and the second answer is the one that counts", async () => {
+  const { page, context, problems } = await openDesk();
+  const item = await answer(page, 0);
+  await allSaved(page);
+  await page.keyboard.press("u");
+  await page.waitForFunction((wanted) => document.querySelector("img.shown")?.src.includes(wanted), item);
+  assert.equal(await labelOf(item), undefined);
+  await answer(page, 1);
+  await allSaved(page);
+  assert.equal(await labelOf(item), classes[1]);
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("an earlier answer can be changed", async () => {
+  const { page, context, problems } = await openDesk();
+  const item = await answer(page, 0);
+  await answer(page, 1);
+  await allSaved(page);
+  await page.getByRole("button", { name: `${classes[0]}: change this answer` }).click();
+  await page.getByRole("dialog").getByRole("button", { name: classes[2] }).click();
+  await page.getByText(`Changed to “${classes[2]}”.`).waitFor();
+  assert.equal(await labelOf(item), classes[2]);
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("a skip takes its reason, and can be taken back before it is sent", async () => {
+  const { page, context } = await openDesk();
+  const first = await shownItem(page);
+  await page.keyboard.press("s");
+  await page.getByRole("dialog").waitFor();
+  await page.keyboard.press("1");
+  await page.waitForFunction((before) => !document.querySelector("img.shown")?.src.includes(before), first);
+  await page.keyboard.press("Backspace");
+  await page.waitForFunction((wanted) => document.querySelector("img.shown")?.src.includes(wanted), first);
+  const sent = page.waitForRequest((request) => request.url().endsWith("/skip"));
+  await page.keyboard.press("s");
+  await page.keyboard.press("1");
+  const request = await sent;
+  assert.deepEqual(request.postDataJSON(), { reason: "unsure" });
+  assert.equal((await request.response()).status(), 200);
+  assert.equal(await labelOf(first), undefined);
+  await allSaved(page);
+  await context.close();
+});
+
+test("answers given without a network are kept, and are sent once when it returns", async () => {
+  const { page, context, problems } = await openDesk();
+  const before = (await exportedLabels()).rows.length;
+  await context.setOffline(true);
+  const items = [];
+  for (let index = 0; index < 5; index++) items.push(await answer(page, index));
+  await page.getByText("Not yet saved: 5").waitFor();
+  assert.equal((await exportedLabels()).rows.length, before);
+  await context.setOffline(false);
+  await allSaved(page);
+  const { rows, classOf } = await exportedLabels();
+  assert.equal(rows.length, before + 5);
+  items.forEach((item, index) => assert.equal(classOf.get(item), classes[index]));
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("answers that wait survive a reload, and a lost reply doesn't count twice", async () => {
+  const { page, context } = await openDesk();
+  const before = (await exportedLabels()).rows.length;
+  // The service gets each label, but its reply is lost.
+  await page.route("**/labels", async (route) => {
+    await route.fetch();
+    await route.abort("connectionreset");
+  });
+  const items = [];
+  for (let index = 0; index < 3; index++) items.push(await answer(page, index));
+  await page.getByText("Not yet saved: 3").waitFor();
+  await page.unroute("**/labels");
+  await page.reload();
+  await page.locator("img.shown").waitFor();
+  await allSaved(page);
+  const { rows, classOf } = await exportedLabels();
+  assert.equal(rows.length, before + 3);
+  items.forEach((item, index) => assert.equal(classOf.get(item), classes[index]));
+  await context.close();
+});
+
+test("many at once: what is marked is shown alone, the rest gets the model's guess", async (t) => {
+  const { page, context, problems } = await openDesk();
+  const { tasks } = await api("POST", projectPath("/leases"), { count: 20, resume: true });
+  if (tasks.filter((task) => task.suggestions.length > 0).length < 9)
+    return t.skip("this batch was asked before the first model, so it has no guesses");
+  await page.keyboard.press("m");
+  await page.locator(".grid-tile").nth(8).waitFor();
+  const items = await page
+    .locator(".grid-tile img")
+    .evaluateAll((images) => images.map((image) => image.src.match(/items\/([^/]+)\/image/)[1]));
+  const guesses = await page.locator(".grid-guess span:nth-child(2)").allTextContents();
+  await page.keyboard.press("2");
+  await page.waitForFunction(() => [...document.querySelectorAll(".grid-tile img")].every((image) => image.complete));
+  await page.keyboard.press("Enter");
+  await page.locator("img.shown").waitFor();
+  assert.equal(await shownItem(page), items[1]);
+  await allSaved(page);
+  const { classOf } = await exportedLabels();
+  items.forEach((item, index) => assert.equal(classOf.get(item), index === 1 ? undefined : guesses[index]));
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("a reload comes back to the same image", async () => {
+  const { page, context } = await openDesk();
+  await answer(page, 2);
+  const item = await shownItem(page);
+  await allSaved(page);
+  await page.reload();
+  await page.locator("img.shown").waitFor();
+  assert.equal(await shownItem(page), item);
+  await context.close();
+});
+
+test("two people never get the same image, and a labeler sees no controls", async (t) => {
+  const me = await api("GET", "/me");
+  if (me.role !== "admin") return t.skip("only an administrator's token can make a second one");
+  const { id, token } = await api("POST", "/tokens", { role: "labeler", name: "page test" });
+  const first = await openDesk();
+  const second = await openDesk({}, token);
+  const seen = [];
+  for (let index = 0; index < 5; index++) {
+    seen.push(await answer(first.page, index), await answer(second.page, index));
+  }
+  assert.equal(new Set(seen).size, seen.length);
+  await Promise.all([allSaved(first.page), allSaved(second.page)]);
+  await second.page.goto(`/projects/${service.project}`);
+  await second.page.getByRole("heading", { name: service.project }).waitFor();
+  assert.equal(await second.page.getByRole("button", { name: "Pause" }).count(), 0);
+  assert.equal(await second.page.getByText("Bring images in").count(), 0);
+  await Promise.all([first.context.close(), second.context.close()]);
+  await api("DELETE", `/tokens/${id}`);
+});
+
+test("a phone shows image and classes without scrolling sideways, and a touch answers", async () => {
+  const { page, context } = await openDesk({ viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
+  const item = await shownItem(page);
+  const button = page.locator(".class-button").first();
+  const box = await button.boundingBox();
+  assert.ok(box.height >= 44, `a button is ${box.height} pixels high`);
+  const width = await page.evaluate(() => document.documentElement.scrollWidth);
+  assert.ok(width <= 390, `the page is ${width} pixels wide`);
+  await button.tap();
+  await page.waitForFunction((before) => !document.querySelector("img.shown")?.src.includes(before), item);
+  await allSaved(page);
+  assert.equal(await labelOf(item), classes[0]);
+  await context.close();
+});

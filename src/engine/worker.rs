@@ -92,7 +92,7 @@ impl Worker {
         match &outcome {
             Ok(_) => tracing::debug!(work.name = name, %project, duration_ms, "work done"),
             Err(EngineError::Stopped) => {
-                tracing::info!(work.name = name, %project, duration_ms, "work stopped")
+                tracing::info!(work.name = name, %project, duration_ms, "work stopped");
             }
             Err(error) => {
                 tracing::error!(work.name = name, %project, duration_ms, %error, "work failed");
@@ -109,7 +109,7 @@ impl Worker {
             match device::open(self.choice) {
                 Ok(device) => self.device = device,
                 Err(error) => {
-                    tracing::error!(%error, "device not opened again, keeping the old one")
+                    tracing::error!(%error, "device not opened again, keeping the old one");
                 }
             }
         }

@@ -21,6 +21,7 @@ pub mod pooling;
 mod simd;
 pub mod threads;
 pub mod weight_gradient;
+pub mod winograd;
 
 pub use kernel::{Kernel, kernel_name};
 pub use threads::{install, set_thread_count, thread_count};

@@ -11,15 +11,15 @@ use crate::nn::ops::Kernel;
 use crate::nn::ops::batch_norm::{GradientLine, GradientSums};
 use crate::nn::ops::buffers::AlignedBuffer;
 use crate::nn::ops::geometry::split_evenly;
-use crate::nn::ops::pack::PackedMatrix;
 use crate::nn::ops::pooling;
 use crate::nn::ops::weight_gradient::{OutputGradient, Part, add_weight_gradient};
 
-use super::batch::{Batch, Span, span_len, split, split_mut};
+use super::batch::{Batch, Span, split, split_mut};
 use super::forward::{Origin, Place, activation_at, block_inputs};
 use super::part::{Gate, PartJob, Sums, UnitJob};
 use super::plan::{NetworkPlan, UnitPlan};
 use super::tape::{GradientScratch, Tape};
+use super::weights::GradientWeights;
 
 /// Weights up to this length get one partial sum a part of the batch; a core's cache holds that much.
 const PARTIAL_LEN_MAX: usize = 200_000;
@@ -89,7 +89,7 @@ struct Workspace<'a> {
     /// Gradients of up to two convolutions' outputs.
     gradients: [&'a mut AlignedBuffer; 2],
     partial: &'a mut AlignedBuffer,
-    packed: &'a [Vec<PackedMatrix>],
+    packed: &'a [GradientWeights],
 }
 
 struct Backward<'a> {
@@ -105,14 +105,10 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    fn pack_weights(&self, packed: &mut [Vec<PackedMatrix>]) {
+    fn pack_weights(&self, packed: &mut [GradientWeights]) {
         // The images get no gradient, so the stem's weight isn't packed.
         let units: Vec<_> = self.plan.units().zip(packed).skip(1).collect();
-        units.into_par_iter().for_each(|(unit, matrices)| {
-            for (class, matrix) in unit.classes.iter().zip(matrices) {
-                matrix.pack_gradient(&unit.geometry, class, &self.values[unit.weight.clone()]);
-            }
-        });
+        units.into_par_iter().for_each(|(unit, packed)| packed.pack(unit, &self.values[unit.weight.clone()]));
     }
 
     /// The gradient of the last activation, gated.
@@ -186,7 +182,7 @@ impl Backward<'_> {
             .iter()
             .zip(self.gates(step.origin))
             .map(|(part, gate)| PartJob {
-                spans: split_evenly(part.images.len(), span_len(main.convolved().pixel_count())),
+                spans: split_evenly(part.images.len(), main.span_len),
                 units: Vec::with_capacity(step.units.len()),
                 input: &input[part.images.start * input_len..part.images.end * input_len],
                 identity: step.identity.map(|images| &images[part.images.start * target_len..part.images.end * target_len]),

@@ -8,9 +8,6 @@ use std::ops::Range;
 
 use crate::nn::ops::geometry::split_evenly;
 
-/// Output pixels that a span should have, so that a panel of weights is used often enough while it is in the cache.
-const SPAN_PIXELS: usize = 128;
-
 /// Pieces of a batch with their own partial sum of a weight's gradient.
 const PART_COUNT: usize = 8;
 
@@ -34,14 +31,18 @@ impl Batch {
         self.image_count / self.group_count
     }
 
-    /// Spans for a layer whose output has `pixel_count` pixels an image.
-    pub(super) fn spans(self, pixel_count: usize) -> Vec<Span> {
-        self.cut(span_len(pixel_count))
+    /// Spans of at most `longest` images, and at least as many as there are parts.
+    pub(super) fn spans(self, longest: usize) -> Vec<Span> {
+        self.cut(longest.min(self.part_len()))
     }
 
     /// The few larger pieces that have their own partial sums; each is worked through span by span.
     pub(super) fn parts(self) -> Vec<Span> {
-        self.cut(self.group_len().div_ceil(PART_COUNT.div_ceil(self.group_count)))
+        self.cut(self.part_len())
+    }
+
+    fn part_len(self) -> usize {
+        self.group_len().div_ceil(PART_COUNT.div_ceil(self.group_count))
     }
 
     fn cut(self, longest: usize) -> Vec<Span> {
@@ -53,11 +54,6 @@ impl Batch {
             })
             .collect()
     }
-}
-
-/// Images of one span for a layer whose output has `pixel_count` pixels.
-pub(super) fn span_len(pixel_count: usize) -> usize {
-    SPAN_PIXELS.div_ceil(pixel_count)
 }
 
 /// The images of each span as a slice of its own.
@@ -84,7 +80,7 @@ mod tests {
     #[test]
     fn spans_cover_the_batch_and_stay_inside_their_group() {
         let batch = Batch { image_count: 24, group_count: 2 };
-        for spans in [batch.spans(784), batch.spans(16), batch.parts()] {
+        for spans in [batch.spans(1), batch.spans(2), batch.parts()] {
             let mut next = 0;
             for span in &spans {
                 assert_eq!(span.images.start, next);
@@ -93,7 +89,8 @@ mod tests {
             }
             assert_eq!(next, 24);
         }
-        assert_eq!(batch.spans(784).len(), 24);
+        assert_eq!(batch.spans(1).len(), 24);
+        assert_eq!(batch.spans(100).len(), 8);
         assert_eq!(batch.parts().len(), 8);
     }
 
@@ -101,7 +98,7 @@ mod tests {
     fn slices_follow_the_spans() {
         let batch = Batch { image_count: 3, group_count: 1 };
         let mut images: Vec<f32> = (0..6).map(|value| value as f32).collect();
-        let spans = batch.spans(128);
+        let spans = batch.spans(1);
         assert_eq!(split(&spans, &images, 2)[2], [4.0, 5.0]);
         split_mut(&spans, &mut images, 2)[1].fill(9.0);
         assert_eq!(images, [0.0, 1.0, 9.0, 9.0, 4.0, 5.0]);

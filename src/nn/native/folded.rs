@@ -10,20 +10,20 @@ use rayon::prelude::*;
 
 use crate::nn::graph::NORM_EPSILON;
 use crate::nn::ops::buffers::AlignedBuffer;
-use crate::nn::ops::convolution::{Epilogue, Residual, multiply};
+use crate::nn::ops::convolution::{Epilogue, Residual};
 use crate::nn::ops::geometry::split_evenly;
-use crate::nn::ops::pack::PackedMatrix;
 use crate::nn::ops::{Kernel, pooling, thread_count};
 
 use super::plan::{BlockPlan, NetworkPlan, UnitPlan};
+use super::weights::ForwardWeights;
 
 /// Pixels of the last activation that one piece of work should have.
-const LAST_PIXELS: usize = 128;
+const LAST_PIXELS: usize = 256;
 
 /// A network's weights with the norms folded in, packed.
 #[derive(Debug)]
 pub(super) struct FoldedWeights {
-    units: Vec<(PackedMatrix, Vec<f32>)>,
+    units: Vec<(ForwardWeights, Vec<f32>)>,
 }
 
 impl FoldedWeights {
@@ -36,8 +36,8 @@ impl FoldedWeights {
             let scale: Vec<f32> =
                 channels.clone().map(|channel| gamma[channel] / (variance[channel] + NORM_EPSILON).sqrt()).collect();
             let bias = channels.map(|channel| beta[channel] - mean[channel] * scale[channel]).collect();
-            let mut packed = PackedMatrix::new(kernel, unit.geometry.depth(), unit.channels());
-            packed.pack_rows(&values[unit.weight.clone()], Some(&scale));
+            let mut packed = ForwardWeights::new(kernel, unit);
+            packed.pack(&values[unit.weight.clone()], Some(&scale));
             (packed, bias)
         };
         Self { units: units.into_par_iter().map(fold).collect() }
@@ -204,6 +204,6 @@ impl Piece<'_> {
             other => other,
         };
         let input = &input[..self.image_count * unit.input.image_len()];
-        multiply(input, &unit.folded, packed, output, Epilogue { bias: Some(bias), residual, relu });
+        packed.convolve(&unit.folded, input, output, Epilogue { bias: Some(bias), residual, relu });
     }
 }

@@ -11,14 +11,14 @@ use crate::nn::graph::NORM_EPSILON;
 use crate::nn::ops::Kernel;
 use crate::nn::ops::batch_norm::{Moments, apply, moments};
 use crate::nn::ops::buffers::AlignedBuffer;
-use crate::nn::ops::convolution::{Epilogue, multiply};
+use crate::nn::ops::convolution::Epilogue;
 use crate::nn::ops::geometry::Layout;
-use crate::nn::ops::pack::PackedMatrix;
 use crate::nn::ops::pooling;
 
 use super::batch::{Batch, Span, split, split_mut};
 use super::plan::{BlockPlan, NetworkPlan, UnitPlan};
 use super::tape::{GroupNorm, Tape};
+use super::weights::ForwardWeights;
 
 /// Which stored activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,12 +110,12 @@ impl<'a> Forward<'a> {
     fn pack_weights(&mut self) {
         let values = self.values;
         let units: Vec<_> = self.plan.units().zip(&mut self.tape.units).collect();
-        units.into_par_iter().for_each(|(plan, unit)| unit.packed.pack_rows(&values[plan.weight.clone()], None));
+        units.into_par_iter().for_each(|(plan, unit)| unit.packed.pack(&values[plan.weight.clone()], None));
     }
 
     fn run_stem(&mut self, images: &[f32]) {
         let (kernel, stem) = (self.kernel, &self.plan.stem);
-        let spans = self.batch.spans(stem.convolved().pixel_count());
+        let spans = self.batch.spans(stem.span_len);
         let mut bordered = std::mem::take(&mut self.tape.images);
         let mut outputs = Outputs::take(&[stem], &spans, self.tape);
         {
@@ -135,7 +135,7 @@ impl<'a> Forward<'a> {
     fn run_pool(&mut self) {
         let (kernel, stem) = (self.kernel, &self.plan.stem);
         let (Some(plan), Some(mut pooled)) = (self.plan.pool, self.tape.pool.take()) else { return };
-        let spans = self.batch.spans(plan.input.pixel_count());
+        let spans = self.batch.spans(stem.span_len);
         let mut activation = std::mem::take(&mut self.tape.units[stem.index].activation);
         {
             let norming = normings(&spans, stem, &mut activation, self.tape);
@@ -154,7 +154,7 @@ impl<'a> Forward<'a> {
     /// Makes the activation at `place` from its origin, if it isn't there, and convolves it by each of `convolutions`.
     fn run(&mut self, origin: Option<Origin<'a>>, place: Place, convolutions: &[&'a UnitPlan]) {
         let kernel = self.kernel;
-        let spans = self.batch.spans(convolutions[0].convolved().pixel_count());
+        let spans = self.batch.spans(convolutions[0].span_len);
         let layout = convolutions[0].input;
         let mut activation = take_activation(self.tape, place);
         let mut shortcut = origin.and_then(|origin| origin.downsample).map(|unit| self.take_shortcut(unit));
@@ -180,7 +180,7 @@ impl<'a> Forward<'a> {
     fn run_average(&mut self, origin: Option<Origin<'a>>) -> Vec<f32> {
         let kernel = self.kernel;
         let layout = self.plan.last_activation();
-        let spans = self.batch.spans(layout.pixel_count());
+        let spans = self.batch.parts();
         let place = origin.map_or(Place::Pool, |origin| Place::Unit(origin.main.index));
         let mut features = vec![0.0; self.batch.image_count * self.plan.feature_count];
         let mut activation = take_activation(self.tape, place);
@@ -301,14 +301,14 @@ impl<'a> Outputs<'a> {
 /// One convolution of one span.
 struct Convolving<'a> {
     unit: &'a UnitPlan,
-    packed: &'a PackedMatrix,
+    packed: &'a ForwardWeights,
     convolved: &'a mut [f32],
     moments: &'a mut Moments,
 }
 
 impl Convolving<'_> {
     fn run(self, kernel: Kernel, input: &[f32]) {
-        multiply(input, &self.unit.forward, self.packed, self.convolved, Epilogue::default());
+        self.packed.convolve(&self.unit.forward, input, self.convolved, Epilogue::default());
         *self.moments = moments(kernel, self.convolved, self.unit.convolved());
     }
 }

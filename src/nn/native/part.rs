@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use crate::nn::ops::Kernel;
 use crate::nn::ops::batch_norm::{GradientLine, GradientSums, apply_gradient, gate_and_sum};
-use crate::nn::ops::convolution::{Epilogue, Residual, multiply};
+use crate::nn::ops::convolution::Residual;
 use crate::nn::ops::geometry::Layout;
-use crate::nn::ops::pack::PackedMatrix;
 use crate::nn::ops::weight_gradient::{OutputGradient, Part, add_weight_gradient};
 
 use super::plan::UnitPlan;
+use super::weights::GradientWeights;
 
 /// The sums of the norms that made an activation.
 #[derive(Debug)]
@@ -76,8 +76,8 @@ pub(super) struct UnitJob<'a> {
     pub gradient: &'a mut [f32],
     /// The part's sum of the weight's gradient; empty when it is summed otherwise.
     pub partial: &'a mut [f32],
-    /// The weight, packed for the input's gradient, one a class.
-    pub packed: &'a [PackedMatrix],
+    /// The weight, packed for the input's gradient.
+    pub packed: &'a GradientWeights,
 }
 
 /// A part of the batch in one pass.
@@ -136,11 +136,7 @@ impl PartJob<'_> {
             (0, None) => Residual::None,
             _ => Residual::Target,
         };
-        for (class, packed) in unit.classes.iter().zip(job.packed) {
-            if position == 0 || !class.taps.is_empty() {
-                multiply(gradient, &class.window, packed, target, Epilogue { residual, ..Epilogue::default() });
-            }
-        }
+        job.packed.spread(unit, gradient, target, residual);
     }
 }
 

@@ -8,9 +8,35 @@ use std::ops::Range;
 use crate::nn::graph::{Architecture, BasicBlock, ConvUnit, MaxPoolShape};
 use crate::nn::ops::geometry::{Geometry, GradientClass, Layout, Window};
 use crate::nn::ops::pooling::MaxPool;
+use crate::nn::ops::winograd::{self, Winograd};
 
 /// The border of every activation behind the stem: what 3 × 3 convolutions pad with.
 const BORDER: usize = 1;
+
+/// Output pixels that a piece of work should have, so that a panel of weights is used often enough while it is cached.
+const SPAN_PIXELS: usize = 128;
+
+/// Output pixels of a Winograd block.
+const WINOGRAD_SPAN_PIXELS: usize = 16 * winograd::BLOCK;
+
+/// How a convolution is computed.
+#[derive(Debug)]
+pub(super) enum Route {
+    /// The direct sum over gathered windows.
+    Direct(Window),
+    /// Winograd's form.
+    Winograd(Winograd),
+}
+
+impl Route {
+    fn new(geometry: &Geometry, input: Layout, output: Layout) -> Self {
+        if Winograd::pays(geometry) {
+            Self::Winograd(Winograd::new(geometry, input, output))
+        } else {
+            Self::Direct(geometry.forward_window(input, output))
+        }
+    }
+}
 
 /// A convolution unit with its tables.
 #[derive(Debug)]
@@ -25,13 +51,17 @@ pub(super) struct UnitPlan {
     /// Of the gradient of its convolution's output.
     pub gradient: Layout,
     /// From the input to the dense convolution output: training.
-    pub forward: Window,
+    pub forward: Route,
     /// From the input to the activation: inference, with the norm folded into the weight.
-    pub folded: Window,
+    pub folded: Route,
     /// From the input to the gradient's layout: the gradient of the weight.
     pub weight_window: Window,
-    /// From the gradient to the dense gradient of the input.
+    /// From the gradient to the dense gradient of the input, as a direct sum.
     pub classes: Vec<GradientClass>,
+    /// The same in Winograd's form, where that pays.
+    pub backward: Option<Winograd>,
+    /// Images that one thread should take through the convolution together.
+    pub span_len: usize,
     pub weight: Range<usize>,
     pub gamma: Range<usize>,
     pub beta: Range<usize>,
@@ -54,16 +84,21 @@ impl UnitPlan {
         let input = geometry.input().with_border(input_border);
         let activation = geometry.output().with_border(activation_border);
         let gradient = geometry.output().with_border(geometry.gradient_border());
+        let winograd = Winograd::pays(&geometry);
+        let reversed =
+            Geometry { in_channels: geometry.out_channels, out_channels: geometry.in_channels, ..geometry };
         Self {
             index,
             geometry,
             input,
             activation,
             gradient,
-            forward: geometry.forward_window(input, geometry.output()),
-            folded: geometry.forward_window(input, activation),
+            forward: Route::new(&geometry, input, geometry.output()),
+            folded: Route::new(&geometry, input, activation),
             weight_window: geometry.forward_window(input, gradient),
             classes: geometry.gradient_classes(gradient, geometry.input()),
+            backward: winograd.then(|| Winograd::new(&reversed, gradient, geometry.input())),
+            span_len: if winograd { WINOGRAD_SPAN_PIXELS } else { SPAN_PIXELS }.div_ceil(geometry.output().pixel_count()),
             weight: unit.weight.clone(),
             gamma: unit.gamma.clone(),
             beta: unit.beta.clone(),

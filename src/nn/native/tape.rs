@@ -7,10 +7,10 @@
 use crate::nn::ops::Kernel;
 use crate::nn::ops::batch_norm::{Application, Moments};
 use crate::nn::ops::buffers::AlignedBuffer;
-use crate::nn::ops::pack::PackedMatrix;
 
 use super::batch::Batch;
 use super::plan::{NetworkPlan, UnitPlan};
+use super::weights::{ForwardWeights, GradientWeights};
 
 /// One batch-norm group's statistics of a layer, as the kernels use them.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub(super) struct UnitTape {
     /// One a batch-norm group.
     pub norms: Vec<GroupNorm>,
     /// The weight, packed for the forward product.
-    pub packed: PackedMatrix,
+    pub packed: ForwardWeights,
 }
 
 impl UnitTape {
@@ -56,7 +56,7 @@ impl UnitTape {
             convolved: AlignedBuffer::zeroed(capacity * plan.convolved().image_len()),
             activation: AlignedBuffer::zeroed(capacity * plan.activation.image_len()),
             norms: Vec::new(),
-            packed: PackedMatrix::new(kernel, plan.geometry.depth(), plan.channels()),
+            packed: ForwardWeights::new(kernel, plan),
         }
     }
 }
@@ -123,8 +123,8 @@ pub(super) struct GradientScratch {
     pub shortcut: AlignedBuffer,
     /// Partial sums of a weight's gradient.
     pub partial: AlignedBuffer,
-    /// Each unit's weight, packed for the input's gradient: one matrix a class.
-    pub packed: Vec<Vec<PackedMatrix>>,
+    /// Each unit's weight, packed for the input's gradient.
+    pub packed: Vec<GradientWeights>,
 }
 
 impl GradientScratch {
@@ -132,10 +132,6 @@ impl GradientScratch {
         let largest = |len: fn(&UnitPlan) -> usize| capacity * plan.units().map(len).max().unwrap_or(0);
         let activation = || AlignedBuffer::zeroed(largest(|unit| unit.convolved().image_len()));
         let gradient = || AlignedBuffer::zeroed(largest(|unit| unit.gradient.image_len()));
-        let classes = |unit: &UnitPlan| {
-            let matrix = |class: &_| class_matrix(kernel, unit, class);
-            unit.classes.iter().map(matrix).collect()
-        };
         Self {
             outer: activation(),
             inner: activation(),
@@ -143,11 +139,7 @@ impl GradientScratch {
             convolved: gradient(),
             shortcut: gradient(),
             partial: AlignedBuffer::default(),
-            packed: plan.units().map(classes).collect(),
+            packed: plan.units().map(|unit| GradientWeights::new(kernel, unit)).collect(),
         }
     }
-}
-
-fn class_matrix(kernel: Kernel, unit: &UnitPlan, class: &crate::nn::ops::geometry::GradientClass) -> PackedMatrix {
-    PackedMatrix::new(kernel, class.window.depth(), unit.geometry.in_channels)
 }

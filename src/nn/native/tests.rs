@@ -27,8 +27,9 @@ fn store(architecture: &Architecture) -> ParameterStore {
         for index in unit.weight.clone() {
             store.values[index] = bound * drawn[index];
         }
-        for index in unit.gamma.start..unit.beta.end {
-            store.values[index] += 0.3 * drawn[index];
+        let norm = unit.gamma.start..unit.beta.end;
+        for (value, drawn) in store.values[norm.clone()].iter_mut().zip(&drawn[norm]) {
+            *value += 0.3 * drawn;
         }
     }
     for (buffer, drawn) in store.buffers.iter_mut().zip(random(architecture.buffer_count, "buffers")) {
@@ -75,6 +76,7 @@ fn networks() -> Vec<(Architecture, usize)> {
     vec![
         (net(9, 1, &[3, 10, 17]), 5),
         (net(8, 3, &[16, 32]), 4),
+        (net(10, 1, &[32, 48]), 3),
         (net(11, 3, &[5, 20]), 1),
         (net(66, 3, &[4, 6]), 2),
     ]

@@ -364,27 +364,50 @@ impl GateAndSum<'_> {
                 );
                 let gradient = self.gradient.as_mut_ptr().add(dense);
                 let convolved = self.convolved.as_ptr().add(dense);
-                let add = |at: usize, sum: &mut S::Vector, centered: &mut S::Vector| {
-                    let mut value = S::load_up_to(gradient.add(at), lanes);
-                    if GATED {
-                        value = S::where_positive(S::load_up_to(gate.add(at), lanes), value);
-                        S::store_up_to(gradient.add(at), value, lanes);
-                    }
-                    *sum = S::add(*sum, value);
-                    let deviation = S::sub(S::load_up_to(convolved.add(at), lanes), mean);
-                    *centered = S::mul_add(value, deviation, *centered);
-                };
+                let row = GateRow { gradient, gate, convolved, mean, lanes };
                 let even = row_pixels - row_pixels % STREAMS;
                 for pixel in (0..even).step_by(STREAMS) {
                     for stream in 0..STREAMS {
-                        add((pixel + stream) * channels, &mut sums[stream], &mut centered[stream]);
+                        let at = (pixel + stream) * channels;
+                        row.add::<S, GATED>(at, &mut sums[stream], &mut centered[stream]);
                     }
                 }
                 for pixel in even..row_pixels {
-                    add(pixel * channels, &mut sums[0], &mut centered[0]);
+                    row.add::<S, GATED>(pixel * channels, &mut sums[0], &mut centered[0]);
                 }
             }
             (total::<S>(&sums), total::<S>(&centered))
+        }
+    }
+}
+
+/// Where a row of pixels lies in the operands of [`gate_and_sum`].
+#[derive(Clone, Copy)]
+struct GateRow<V> {
+    gradient: *mut f32,
+    gate: *const f32,
+    convolved: *const f32,
+    mean: V,
+    lanes: usize,
+}
+
+impl<V: Copy> GateRow<V> {
+    /// Gates the pixel `at` floats into the row and adds it to the sums.
+    ///
+    /// # Safety
+    /// The instruction set is enabled, and the operands hold `lanes` floats there.
+    #[inline(always)]
+    unsafe fn add<S: Simd<Vector = V>, const GATED: bool>(self, at: usize, sum: &mut V, centered: &mut V) {
+        // SAFETY: passed on.
+        unsafe {
+            let mut value = S::load_up_to(self.gradient.add(at), self.lanes);
+            if GATED {
+                value = S::where_positive(S::load_up_to(self.gate.add(at), self.lanes), value);
+                S::store_up_to(self.gradient.add(at), value, self.lanes);
+            }
+            *sum = S::add(*sum, value);
+            let deviation = S::sub(S::load_up_to(self.convolved.add(at), self.lanes), self.mean);
+            *centered = S::mul_add(value, deviation, *centered);
         }
     }
 }

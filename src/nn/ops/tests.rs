@@ -7,6 +7,7 @@ use super::convolution::{Epilogue, Residual, multiply};
 use super::geometry::{Geometry, Layout};
 use super::pack::PackedMatrix;
 use super::weight_gradient::{OutputGradient, Part, add_weight_gradient};
+use super::winograd::{Winograd, WinogradWeights};
 
 /// `0.5 · sin(step · index + phase)`, which the PyTorch script computes too.
 fn wave(len: usize, step: f64, phase: f64) -> Vec<f32> {
@@ -126,6 +127,35 @@ fn check(geometry: Geometry, image_count: usize, extra: usize) {
     }
 }
 
+/// Largest error of Winograd's form relative to the largest number: of the output and of the input's gradient.
+fn winograd_errors(kernel: Kernel, geometry: &Geometry, image_count: usize, extra: usize) -> [f64; 2] {
+    let x = wave(image_count * geometry.input().image_len(), 0.7, 0.1);
+    let weight = wave(geometry.weight_len(), 1.3, 0.2);
+    let dy = wave(image_count * geometry.output().image_len(), 0.9, 0.3);
+    let [y, dx, _] = reference(geometry, image_count, &x, &weight, &dy);
+    let (input, output) = (geometry.input().with_border(1 + extra), geometry.output().with_border(extra));
+    let mut weights = WinogradWeights::new(kernel, geometry.in_channels, geometry.out_channels);
+    weights.pack(&weight, None);
+    let mut found = vec![f32::NAN; image_count * output.image_len()];
+    Winograd::new(geometry, input, output).convolve(&bordered(input, &x), &weights, &mut found, Epilogue::default());
+    let mut backward = WinogradWeights::new(kernel, geometry.out_channels, geometry.in_channels);
+    backward.pack_gradient(&weight);
+    let reversed =
+        Geometry { in_channels: geometry.out_channels, out_channels: geometry.in_channels, ..*geometry };
+    let gradient = geometry.output().with_border(1 + extra);
+    let mut found_dx = vec![f32::NAN; x.len()];
+    let form = Winograd::new(&reversed, gradient, geometry.input());
+    form.convolve(&bordered(gradient, &dy), &backward, &mut found_dx, Epilogue::default());
+    [relative_error(&dense(output, &found), &y), relative_error(&found_dx, &dx)]
+}
+
+fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let scale = expected.iter().fold(1e-3_f64, |scale, value| scale.max(value.abs()));
+    let errors = found.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
+    errors.fold(0.0, |worst: f64, error| if error.is_nan() { f64::NAN } else { worst.max(error) }) / scale
+}
+
 fn geometry(size: (usize, usize), channels: (usize, usize), kernel: usize, stride: usize, padding: usize) -> Geometry {
     Geometry {
         height: size.0,
@@ -162,6 +192,69 @@ proptest! {
     ) {
         prop_assume!(padding < kernel && size.0.min(size.1) + 2 * padding >= kernel);
         check(geometry(size, channels, kernel, stride, padding), image_count, extra);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn winograds_form_matches_sums_in_f64(
+        size in (1_usize..15, 1_usize..15),
+        channels in (1_usize..40, 1_usize..40),
+        image_count in 1_usize..4,
+        extra in 0_usize..2,
+    ) {
+        for kernel in Kernel::available() {
+            let shape = geometry(size, channels, 3, 1, 1);
+            for error in winograd_errors(kernel, &shape, image_count, extra) {
+                prop_assert!(error < 1e-5, "{kernel:?} {shape:?}: {error:e}");
+            }
+        }
+    }
+}
+
+/// The bound that docs/results/gradient-accuracy.md gives for the deepest layer that takes this form.
+#[test]
+fn winograds_error_stays_small_over_many_channels() {
+    for kernel in Kernel::available() {
+        for error in winograd_errors(kernel, &geometry((8, 8), (256, 256), 3, 1, 1), 1, 0) {
+            assert!(error < 1e-5, "{kernel:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn winograds_form_applies_scale_bias_residual_and_relu() {
+    let shape = geometry((7, 6), (5, 19), 3, 1, 1);
+    let (x, weight) = (wave(2 * shape.input().image_len(), 0.7, 0.1), wave(shape.weight_len(), 1.3, 0.2));
+    let (bias, residual) = (wave(19, 0.8, 0.0), wave(2 * shape.output().image_len(), 0.6, 0.4));
+    let scale: Vec<f32> = (1..=19).map(|value| 0.1 * value as f32).collect();
+    let [y, ..] = reference(&shape, 2, &x, &weight, &vec![0.0; residual.len()]);
+    let expected = y.iter().enumerate().map(|(at, y)| {
+        (y * f64::from(scale[at % 19]) + f64::from(bias[at % 19]) + f64::from(residual[at])).max(0.0)
+    });
+    let expected: Vec<f64> = expected.collect();
+    let input = shape.input().with_border(1);
+    for kernel in Kernel::available() {
+        let mut weights = WinogradWeights::new(kernel, 5, 19);
+        weights.pack(&weight, Some(&scale));
+        let form = Winograd::new(&shape, input, shape.output());
+        let mut apart = vec![0.0; y.len()];
+        let epilogue = Epilogue { bias: Some(&bias), residual: Residual::Images(&residual), relu: true };
+        form.convolve(&bordered(input, &x), &weights, &mut apart, epilogue);
+        assert!(relative_error(&apart, &expected) < 1e-5);
+        let mut in_place = residual.clone();
+        let epilogue = Epilogue { residual: Residual::Target, ..epilogue };
+        form.convolve(&bordered(input, &x), &weights, &mut in_place, epilogue);
+        assert_eq!(in_place, apart);
+        for (image, expected) in bordered(input, &x).chunks_exact(input.image_len()).zip(apart.chunks_exact(apart.len() / 2)) {
+            let mut alone = vec![0.0; expected.len()];
+            let epilogue = Epilogue { bias: Some(&bias), residual: Residual::None, relu: false };
+            form.convolve(image, &weights, &mut alone, epilogue);
+            let mut together = vec![0.0; apart.len()];
+            form.convolve(&bordered(input, &x), &weights, &mut together, epilogue);
+            assert!(together.chunks_exact(alone.len()).any(|image| image == alone), "an image depends on its batch");
+        }
     }
 }
 

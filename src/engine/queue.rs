@@ -79,7 +79,11 @@ impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = self.lock();
         let (work, predictions) = (state.waiting_count(), state.predictions.len());
-        write!(f, "Queue({work} pieces of work, {predictions} predictions, closed: {})", state.closed)
+        write!(
+            f,
+            "Queue({work} pieces of work, {predictions} predictions, closed: {})",
+            state.closed
+        )
     }
 }
 
@@ -137,7 +141,10 @@ impl Queue {
             if let Some(command) = state.take_work() {
                 return Next::Work(Box::new(command));
             }
-            state = self.work_came.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .work_came
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -151,7 +158,10 @@ impl Queue {
             if let Some(command) = state.predictions.pop_front() {
                 return Some(command);
             }
-            state = self.prediction_came.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .prediction_came
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -189,7 +199,16 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let hook = |_: u64, _: u64| -> ControlFlow<Stopped> { ControlFlow::Continue(()) };
         let work = super::super::tests::small_work();
-        (Command { project, work, hook: Box::new(hook), span: tracing::Span::none(), reply }, answer)
+        (
+            Command {
+                project,
+                work,
+                hook: Box::new(hook),
+                span: tracing::Span::none(),
+                reply,
+            },
+            answer,
+        )
     }
 
     fn served(queue: &Queue) -> ProjectId {
@@ -217,9 +236,15 @@ mod tests {
         for _ in 0..WAITING_COUNT_MAX {
             queue.push(command(project).0).unwrap();
         }
-        assert!(matches!(queue.push(command(project).0), Err(EngineError::QueueFull)));
+        assert!(matches!(
+            queue.push(command(project).0),
+            Err(EngineError::QueueFull)
+        ));
         queue.close();
-        assert!(matches!(queue.push(command(project).0), Err(EngineError::Stopped)));
+        assert!(matches!(
+            queue.push(command(project).0),
+            Err(EngineError::Stopped)
+        ));
         assert!(matches!(queue.wait(true), Next::Close));
         assert!(queue.wait_for_prediction().is_none());
     }

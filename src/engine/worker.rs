@@ -33,8 +33,18 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(queue: Arc<Queue>, models: Arc<Models>, choice: DeviceChoice, device: Device) -> Self {
-        Self { queue, models, choice, device }
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        models: Arc<Models>,
+        choice: DeviceChoice,
+        device: Device,
+    ) -> Self {
+        Self {
+            queue,
+            models,
+            choice,
+            device,
+        }
     }
 
     /// The body of the thread: works until the queue closes.
@@ -50,15 +60,27 @@ impl Worker {
     }
 
     fn perform(&mut self, command: Command) {
-        let Command { project, work, mut hook, span, reply } = command;
+        let Command {
+            project,
+            work,
+            mut hook,
+            span,
+            reply,
+        } = command;
         if reply.is_closed() {
             return;
         }
         let _entered = span.enter();
         let name = work.name();
         let started = Instant::now();
-        let mut watch = Watch { hook: hook.as_mut(), reply: &reply, worker: self };
-        let ended = catch_unwind(AssertUnwindSafe(|| work.perform(&watch.worker.device, &mut watch)));
+        let mut watch = Watch {
+            hook: hook.as_mut(),
+            reply: &reply,
+            worker: self,
+        };
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            work.perform(&watch.worker.device, &mut watch)
+        }));
         let outcome = match ended {
             Ok(outcome) => outcome.map_err(|error| match error {
                 LearnerError::Stopped => EngineError::Stopped,
@@ -69,7 +91,9 @@ impl Worker {
         let duration_ms = started.elapsed().as_millis() as u64;
         match &outcome {
             Ok(_) => tracing::debug!(work.name = name, %project, duration_ms, "work done"),
-            Err(EngineError::Stopped) => tracing::info!(work.name = name, %project, duration_ms, "work stopped"),
+            Err(EngineError::Stopped) => {
+                tracing::info!(work.name = name, %project, duration_ms, "work stopped");
+            }
             Err(error) => {
                 tracing::error!(work.name = name, %project, duration_ms, %error, "work failed");
                 self.recover(matches!(error, EngineError::Panicked(_)));
@@ -84,11 +108,15 @@ impl Worker {
         if panicked {
             match device::open(self.choice) {
                 Ok(device) => self.device = device,
-                Err(error) => tracing::error!(%error, "device not opened again, keeping the old one"),
+                Err(error) => {
+                    tracing::error!(%error, "device not opened again, keeping the old one");
+                }
             }
         }
         if !self.device.is_cpu() && !device::is_usable(&self.device) {
-            tracing::error!("the CUDA device no longer computes, ending the process so that it can be started anew");
+            tracing::error!(
+                "the CUDA device no longer computes, ending the process so that it can be started anew"
+            );
             std::process::exit(DEVICE_LOST_STATUS);
         }
     }

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use candle_core::Device;
 use serde_json::json;
 
-use super::training::{Recipe, SAVE_INTERVAL, Training, run_digest, starting_point, training_order};
+use super::training::{
+    Recipe, SAVE_INTERVAL, Training, run_digest, starting_point, training_order,
+};
 use super::{CheckpointSink, LabeledItem, LearnerError, Result, StepHook, check_labels};
 use crate::domain::content_hash::ContentHash;
 use crate::domain::seed::StreamKey;
@@ -21,8 +23,13 @@ use crate::nn::{head, ops};
 use crate::pretext::EpochPlan;
 use crate::vision::{Augmentation, Pool, Sample};
 
+/// Tried on the real Fashion-MNIST with `small`, after a pretext of one pass of one rotation over 10,000 images, two seeds of random labels,
+/// 20 epochs: test accuracy .608 and .656 at 50 labels, .739 and .764 at 250, .773 and .779 at 500.
 const RECIPE: Recipe = Recipe {
-    rule: Rule::Sgd { momentum: 0.9, weight_decay: 5e-4 },
+    rule: Rule::Sgd {
+        momentum: 0.9,
+        weight_decay: 5e-4,
+    },
     peak_rate: 0.05,
     head_rate_factor: 1.0,
     warm_up_fraction: 0.1,
@@ -40,7 +47,10 @@ const STEP_COUNT_MIN: u64 = 200;
 ///
 /// # Errors
 /// No labels, labels outside pool or classes, a model that isn't a pretext model or sees other images, a stop, a failing sink or device.
-#[expect(clippy::too_many_arguments, reason = "the inputs of a round, each of another kind")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the inputs of a round, each of another kind"
+)]
 pub fn fine_tune(
     device: &Device,
     pretext: &Checkpoint,
@@ -56,13 +66,21 @@ pub fn fine_tune(
     check_labels(labeled, pool.len(), class_count)?;
     if pool.shape() != pretext.manifest.image {
         let (found, expected) = (pool.shape(), pretext.manifest.image);
-        return Err(LearnerError::Model(format!("it sees images of {expected:?}, these are {found:?}")));
+        return Err(LearnerError::Model(format!(
+            "it sees images of {expected:?}, these are {found:?}"
+        )));
     }
-    let items = labeled.iter().map(|item| (pool.hash(item.index), item.class.0));
+    let items = labeled
+        .iter()
+        .map(|item| (pool.hash(item.index), item.class.0));
     let fresh = initial_model(device, pretext, settings, round, class_count, items)?;
     let network = backbone::for_device(device, fresh.architecture());
-    let classes: HashMap<usize, u32> = labeled.iter().map(|item| (item.index, u32::from(item.class.0))).collect();
-    let plan_epoch = |epoch: u32| plan_epoch(pool, classes.keys().copied(), settings.seed, round, epoch);
+    let classes: HashMap<usize, u32> = labeled
+        .iter()
+        .map(|item| (item.index, u32::from(item.class.0)))
+        .collect();
+    let plan_epoch =
+        |epoch: u32| plan_epoch(pool, classes.keys().copied(), settings.seed, round, epoch);
     let batch_count = plan_epoch(0).batch_count().max(1);
     let epoch_count_min = u32::try_from(STEP_COUNT_MIN.div_ceil(batch_count)).unwrap_or(u32::MAX);
     let training = Training {
@@ -73,21 +91,43 @@ pub fn fine_tune(
         save_interval: SAVE_INTERVAL,
         plan_epoch: &plan_epoch,
         step: &|model, samples, images| {
-            let targets: Vec<u32> = samples.iter().map(|sample| classes[&sample.index]).collect();
-            head::classified_step(network.as_ref(), &model.backbone, &model.head, images, &targets)
+            let targets: Vec<u32> = samples
+                .iter()
+                .map(|sample| classes[&sample.index])
+                .collect();
+            head::classified_step(
+                network.as_ref(),
+                &model.backbone,
+                &model.head,
+                images,
+                &targets,
+            )
         },
     };
     training.run(starting_point(fresh, resume), sink, hook)
 }
 
-fn plan_epoch(pool: &Pool, items: impl Iterator<Item = usize>, seed: u64, round: u32, epoch: u32) -> EpochPlan {
-    let key = |name| StreamKey::new(seed, name).with_number(u64::from(round)).with_number(u64::from(epoch));
+fn plan_epoch(
+    pool: &Pool,
+    items: impl Iterator<Item = usize>,
+    seed: u64,
+    round: u32,
+    epoch: u32,
+) -> EpochPlan {
+    let key = |name| {
+        StreamKey::new(seed, name)
+            .with_number(u64::from(round))
+            .with_number(u64::from(epoch))
+    };
     let order = training_order(pool, items, key("fine_tune.order"));
     let batch_count = order.len().div_ceil(BATCH_SIZE_MAX).max(1);
     EpochPlan {
         batch_size: order.len().div_ceil(batch_count),
         samples: order.into_iter().map(Sample::upright).collect(),
-        augmentation: Some((Augmentation::crop_and_flip(pool.shape()), key("fine_tune.augment"))),
+        augmentation: Some((
+            Augmentation::crop_and_flip(pool.shape()),
+            key("fine_tune.augment"),
+        )),
     }
 }
 
@@ -101,7 +141,9 @@ pub(super) fn initial_model<'h>(
     items: impl Iterator<Item = (&'h ContentHash, u16)>,
 ) -> Result<Checkpoint> {
     if pretext.manifest.kind != ModelKind::Pretext {
-        return Err(LearnerError::Model("every round starts from the pretext model, this is a downstream one".to_owned()));
+        return Err(LearnerError::Model(
+            "every round starts from the pretext model, this is a downstream one".to_owned(),
+        ));
     }
     let feature_count = pretext.architecture().feature_count;
     let mut head = head::linear(feature_count, class_count);
@@ -125,7 +167,12 @@ pub(super) fn initial_model<'h>(
         epochs: Vec::new(),
         ..pretext.manifest.clone()
     };
-    Ok(Checkpoint { manifest, backbone: pretext.backbone.clone(), head, training: None })
+    Ok(Checkpoint {
+        manifest,
+        backbone: pretext.backbone.clone(),
+        head,
+        training: None,
+    })
 }
 
 #[cfg(test)]
@@ -140,7 +187,16 @@ mod tests {
     fn tune(pretext: &Checkpoint, pool: &Pool, labeled: &[LabeledItem]) -> Result<Checkpoint> {
         let settings = fixture::settings();
         fine_tune(
-            &Device::Cpu, pretext, pool, labeled, CLASS_COUNT, &settings, 1, None, &mut DropCheckpoints, &mut go_on,
+            &Device::Cpu,
+            pretext,
+            pool,
+            labeled,
+            CLASS_COUNT,
+            &settings,
+            1,
+            None,
+            &mut DropCheckpoints,
+            &mut go_on,
         )
     }
 
@@ -150,14 +206,26 @@ mod tests {
         let (test, test_classes) = fixture::pool(80, "test");
         let labeled = fixture::labeled(16, &classes);
         let model = tune(&fixture::pretext(&pool), &pool, &labeled).unwrap();
-        assert_eq!((model.manifest.kind, model.manifest.round, model.manifest.item_count), (ModelKind::Downstream, Some(1), 16));
+        assert_eq!(
+            (
+                model.manifest.kind,
+                model.manifest.round,
+                model.manifest.item_count
+            ),
+            (ModelKind::Downstream, Some(1), 16)
+        );
         // One epoch was asked, 200 mini-batches are the least.
         assert_eq!(model.manifest.epochs.len(), 200);
         let evaluation = evaluate(&Device::Cpu, &model, &test, &test_classes, &mut go_on).unwrap();
         assert!(evaluation.accuracy > 0.9, "{evaluation:?}");
         let counted: u32 = evaluation.confusion.iter().flatten().sum();
-        let right: u32 = (0..CLASS_COUNT).map(|class| evaluation.confusion[class][class]).sum();
-        assert_eq!((u64::from(counted), u64::from(right)), (evaluation.count, evaluation.correct_count));
+        let right: u32 = (0..CLASS_COUNT)
+            .map(|class| evaluation.confusion[class][class])
+            .sum();
+        assert_eq!(
+            (u64::from(counted), u64::from(right)),
+            (evaluation.count, evaluation.correct_count)
+        );
     }
 
     #[test]
@@ -166,7 +234,9 @@ mod tests {
         let pretext = fixture::pretext(&pool);
         let labeled = fixture::labeled(9, &classes);
         let backwards: Vec<_> = labeled.iter().rev().copied().collect();
-        assert!(tune(&pretext, &pool, &labeled).unwrap() == tune(&pretext, &pool, &backwards).unwrap());
+        assert!(
+            tune(&pretext, &pool, &labeled).unwrap() == tune(&pretext, &pool, &backwards).unwrap()
+        );
     }
 
     #[test]
@@ -180,13 +250,31 @@ mod tests {
     fn labels_outside_pool_or_classes_and_none_at_all_are_refused() {
         let (pool, classes) = fixture::pool(20, "fine_tune");
         let pretext = fixture::pretext(&pool);
-        assert!(matches!(tune(&pretext, &pool, &[]), Err(LearnerError::NoItems { .. })));
-        let far = LabeledItem { index: 20, class: ClassIndex(0) };
-        assert!(matches!(tune(&pretext, &pool, &[far]), Err(LearnerError::Label { index: 20, .. })));
-        let unknown = LabeledItem { index: 0, class: ClassIndex(4) };
-        assert!(matches!(tune(&pretext, &pool, &[unknown]), Err(LearnerError::Label { class: 4, .. })));
+        assert!(matches!(
+            tune(&pretext, &pool, &[]),
+            Err(LearnerError::NoItems { .. })
+        ));
+        let far = LabeledItem {
+            index: 20,
+            class: ClassIndex(0),
+        };
+        assert!(matches!(
+            tune(&pretext, &pool, &[far]),
+            Err(LearnerError::Label { index: 20, .. })
+        ));
+        let unknown = LabeledItem {
+            index: 0,
+            class: ClassIndex(4),
+        };
+        assert!(matches!(
+            tune(&pretext, &pool, &[unknown]),
+            Err(LearnerError::Label { class: 4, .. })
+        ));
         let model = tune(&pretext, &pool, &fixture::labeled(4, &classes)).unwrap();
-        assert!(matches!(tune(&model, &pool, &fixture::labeled(4, &classes)), Err(LearnerError::Model(_))));
+        assert!(matches!(
+            tune(&model, &pool, &fixture::labeled(4, &classes)),
+            Err(LearnerError::Model(_))
+        ));
     }
 
     #[test]
@@ -196,11 +284,23 @@ mod tests {
         let mut seen = Vec::new();
         let mut hook = |done: u64, total: u64| {
             seen.push((done, total));
-            if done == 3 { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) }
+            if done == 3 {
+                ControlFlow::Break(Stopped)
+            } else {
+                ControlFlow::Continue(())
+            }
         };
         let stopped = fine_tune(
-            &Device::Cpu, &pretext, &pool, &fixture::labeled(8, &classes), CLASS_COUNT, &fixture::settings(), 1, None,
-            &mut DropCheckpoints, &mut hook,
+            &Device::Cpu,
+            &pretext,
+            &pool,
+            &fixture::labeled(8, &classes),
+            CLASS_COUNT,
+            &fixture::settings(),
+            1,
+            None,
+            &mut DropCheckpoints,
+            &mut hook,
         );
         assert!(matches!(stopped, Err(LearnerError::Stopped)));
         assert_eq!(seen, [(0, 200), (1, 200), (2, 200), (3, 200)]);

@@ -41,7 +41,8 @@ pub(super) struct Recipe {
 }
 
 /// Gradients of one mini-batch of samples.
-pub(super) type StepFn<'a> = dyn Fn(&Checkpoint, &[Sample], &Tensor) -> nn::Result<ClassifiedStep> + 'a;
+pub(super) type StepFn<'a> =
+    dyn Fn(&Checkpoint, &[Sample], &Tensor) -> nn::Result<ClassifiedStep> + 'a;
 
 /// A training: what is shown, how a mini-batch is judged, how the parameters move.
 pub(super) struct Training<'a> {
@@ -79,34 +80,57 @@ impl Training<'_> {
             self.run_epoch(&plan, &mut checkpoint, &mut course, hook)?;
             let seen = course.progress.seen_count.max(1) as f64;
             checkpoint.manifest.epochs.push(EpochRecord {
-                loss: course.progress.loss_sum / seen,
-                accuracy: course.progress.correct_count as f64 / seen,
+                loss: (course.progress.loss_sum / seen) as f32,
+                accuracy: (course.progress.correct_count as f64 / seen) as f32,
             });
-            course.progress = Progress { epoch: course.progress.epoch + 1, ..Progress::default() };
+            course.progress = Progress {
+                epoch: course.progress.epoch + 1,
+                ..Progress::default()
+            };
         }
         super::check(hook.step(course.step_count, course.step_count))?;
         Ok(checkpoint)
     }
 
-    fn start<'s>(&self, checkpoint: &mut Checkpoint, sink: &'s mut dyn CheckpointSink) -> Result<Course<'s>> {
+    fn start<'s>(
+        &self,
+        checkpoint: &mut Checkpoint,
+        sink: &'s mut dyn CheckpointSink,
+    ) -> Result<Course<'s>> {
         let plan = (self.plan_epoch)(0);
         let step_count = u64::from(self.epoch_count) * plan.batch_count();
-        let warm_up_step_count = (step_count as f64 * f64::from(self.recipe.warm_up_fraction)) as u64;
-        let lengths = (checkpoint.backbone.values.len(), checkpoint.head.values.len());
+        let warm_up_step_count =
+            (step_count as f64 * f64::from(self.recipe.warm_up_fraction)) as u64;
+        let lengths = (
+            checkpoint.backbone.values.len(),
+            checkpoint.head.values.len(),
+        );
         let rule = self.recipe.rule;
         let (progress, backbone_optimizer, head_optimizer) = match checkpoint.training.take() {
-            None => (Progress::default(), Optimizer::new(rule, lengths.0), Optimizer::new(rule, lengths.1)),
+            None => (
+                Progress::default(),
+                Optimizer::new(rule, lengths.0),
+                Optimizer::new(rule, lengths.1),
+            ),
             Some(state) => {
                 let resume = |saved: SavedOptimizer, length| {
                     Optimizer::resume(rule, length, saved.step_count, saved.state)
                 };
-                (state.progress, resume(state.backbone, lengths.0)?, resume(state.head, lengths.1)?)
+                (
+                    state.progress,
+                    resume(state.backbone, lengths.0)?,
+                    resume(state.head, lengths.1)?,
+                )
             }
         };
         Ok(Course {
             backbone_optimizer,
             head_optimizer,
-            schedule: Schedule { peak: self.recipe.peak_rate, warm_up_step_count, step_count },
+            schedule: Schedule {
+                peak: self.recipe.peak_rate,
+                warm_up_step_count,
+                step_count,
+            },
             progress,
             step_count,
             saved_at: Instant::now(),
@@ -126,7 +150,9 @@ impl Training<'_> {
         if let Some((augmentation, key)) = plan.augmentation.clone() {
             loader = loader.with_augmentation(augmentation, key);
         }
-        let done = usize::try_from(course.progress.batch_count).unwrap_or(usize::MAX).saturating_mul(plan.batch_size);
+        let done = usize::try_from(course.progress.batch_count)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(plan.batch_size);
         let rest = plan.samples.get(done..).unwrap_or_default();
         let flow = loader.for_each(rest, plan.batch_size, |batch| {
             let outcome = self.take_step(batch, checkpoint, course, hook);
@@ -151,12 +177,21 @@ impl Training<'_> {
             return Err(LearnerError::Stopped);
         }
         let images = batch_tensor(batch, self.pool, self.device)?;
-        let ClassifiedStep { gradients, correct_count } = (self.step)(checkpoint, batch.samples, &images)?;
+        let ClassifiedStep {
+            gradients,
+            correct_count,
+        } = (self.step)(checkpoint, batch.samples, &images)?;
         let rate = course.schedule.rate(done);
-        course.backbone_optimizer.step(&mut checkpoint.backbone.values, &gradients.backbone, rate);
+        course
+            .backbone_optimizer
+            .step(&mut checkpoint.backbone.values, &gradients.backbone, rate);
         let head_rate = rate * self.recipe.head_rate_factor;
-        course.head_optimizer.step(&mut checkpoint.head.values, &gradients.head, head_rate);
-        checkpoint.backbone.update_running(&gradients.statistics, NORM_MOMENTUM);
+        course
+            .head_optimizer
+            .step(&mut checkpoint.head.values, &gradients.head, head_rate);
+        checkpoint
+            .backbone
+            .update_running(&gradients.statistics, NORM_MOMENTUM);
         let count = batch.samples.len() as u64;
         course.progress.batch_count += 1;
         course.progress.loss_sum += f64::from(gradients.loss) * count as f64;
@@ -191,12 +226,20 @@ impl Course<'_> {
 /// A loaded batch on the device. [N, H, W, C]
 pub(super) fn batch_tensor(batch: Batch<'_>, pool: &Pool, device: &Device) -> Result<Tensor> {
     let (size, channels) = (pool.shape().size as usize, pool.shape().channels as usize);
-    let tensor = Tensor::from_slice(batch.images, (batch.samples.len(), size, size, channels), device);
+    let tensor = Tensor::from_slice(
+        batch.images,
+        (batch.samples.len(), size, size, channels),
+        device,
+    );
     Ok(tensor.map_err(nn::NnError::from)?)
 }
 
 /// The indices sorted by content hash and then shuffled under `key`: an order that depends on nothing but contents and seed.
-pub(super) fn training_order(pool: &Pool, indices: impl Iterator<Item = usize>, key: StreamKey) -> Vec<usize> {
+pub(super) fn training_order(
+    pool: &Pool,
+    indices: impl Iterator<Item = usize>,
+    key: StreamKey,
+) -> Vec<usize> {
     let mut order: Vec<usize> = indices.collect();
     order.sort_unstable_by_key(|&index| pool.hash(index));
     order.shuffle(&mut key.stream());
@@ -229,7 +272,13 @@ pub(super) fn starting_point(fresh: Checkpoint, resume: Option<&[u8]>) -> Checkp
     match Checkpoint::from_bytes(bytes) {
         Ok(saved) if saved.training.is_some() && saved.manifest.run == fresh.manifest.run => {
             let epochs = saved.manifest.epochs.clone();
-            Checkpoint { manifest: nn::checkpoint::Manifest { epochs, ..fresh.manifest }, ..saved }
+            Checkpoint {
+                manifest: nn::checkpoint::Manifest {
+                    epochs,
+                    ..fresh.manifest
+                },
+                ..saved
+            }
         }
         Ok(_) => {
             tracing::warn!("checkpoint belongs to another training, starting again");
@@ -254,7 +303,10 @@ mod tests {
     struct Kept(Vec<u8>);
 
     impl CheckpointSink for Kept {
-        fn save(&mut self, bytes: &[u8]) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        fn save(
+            &mut self,
+            bytes: &[u8],
+        ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
             self.0 = bytes.to_vec();
             Ok(())
         }
@@ -269,12 +321,24 @@ mod tests {
     #[test]
     fn a_training_stopped_anywhere_goes_on_to_the_same_bits() {
         let (pool, _) = fixture::pool(70, "resume");
-        let whole = pretrain(&Device::Cpu, &pool, &settings(), None, &mut Kept::default(), &mut go_on).unwrap();
+        let whole = pretrain(
+            &Device::Cpu,
+            &pool,
+            &settings(),
+            None,
+            &mut Kept::default(),
+            &mut go_on,
+        )
+        .unwrap();
         // 70 images × 4 rotations are 3 mini-batches an epoch: stop at the start, in the middle, between epochs and before the last.
         for stop_at in [0, 1, 3, 5] {
             let mut kept = Kept::default();
             let mut hook = |done: u64, _: u64| {
-                if done == stop_at { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) }
+                if done == stop_at {
+                    ControlFlow::Break(Stopped)
+                } else {
+                    ControlFlow::Continue(())
+                }
             };
             let stopped = pretrain(&Device::Cpu, &pool, &settings(), None, &mut kept, &mut hook);
             assert!(matches!(stopped, Err(LearnerError::Stopped)));
@@ -283,8 +347,15 @@ mod tests {
                 first_done.get_or_insert(done);
                 ControlFlow::Continue(())
             };
-            let resumed =
-                pretrain(&Device::Cpu, &pool, &settings(), Some(&kept.0), &mut Kept::default(), &mut watch).unwrap();
+            let resumed = pretrain(
+                &Device::Cpu,
+                &pool,
+                &settings(),
+                Some(&kept.0),
+                &mut Kept::default(),
+                &mut watch,
+            )
+            .unwrap();
             assert_eq!(first_done, Some(stop_at));
             assert!(resumed == whole, "resumed at {stop_at}");
         }
@@ -294,7 +365,10 @@ mod tests {
     fn the_order_of_the_pool_changes_nothing() {
         let (pool, _) = fixture::pool(40, "order");
         let hashes: Vec<_> = (0..40).rev().map(|index| *pool.hash(index)).collect();
-        let pixels = (0..40).rev().flat_map(|index| pool.pixels(index).to_vec()).collect();
+        let pixels = (0..40)
+            .rev()
+            .flat_map(|index| pool.pixels(index).to_vec())
+            .collect();
         let backwards = Pool::from_pixels(fixture::SHAPE, &hashes, pixels).unwrap();
         assert!(fixture::pretext(&pool) == fixture::pretext(&backwards));
     }
@@ -304,12 +378,40 @@ mod tests {
         let (pool, _) = fixture::pool(40, "resume");
         let (other_pool, _) = fixture::pool(40, "other");
         let mut kept = Kept::default();
-        let mut hook = |done: u64, _: u64| if done == 1 { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) };
-        let stopped = pretrain(&Device::Cpu, &other_pool, &settings(), None, &mut kept, &mut hook);
+        let mut hook = |done: u64, _: u64| {
+            if done == 1 {
+                ControlFlow::Break(Stopped)
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let stopped = pretrain(
+            &Device::Cpu,
+            &other_pool,
+            &settings(),
+            None,
+            &mut kept,
+            &mut hook,
+        );
         assert!(matches!(stopped, Err(LearnerError::Stopped)));
-        let fresh = pretrain(&Device::Cpu, &pool, &settings(), None, &mut Kept::default(), &mut go_on).unwrap();
+        let fresh = pretrain(
+            &Device::Cpu,
+            &pool,
+            &settings(),
+            None,
+            &mut Kept::default(),
+            &mut go_on,
+        )
+        .unwrap();
         for resume in [&kept.0[..], b"broken"] {
-            let found = pretrain(&Device::Cpu, &pool, &settings(), Some(resume), &mut Kept::default(), &mut go_on);
+            let found = pretrain(
+                &Device::Cpu,
+                &pool,
+                &settings(),
+                Some(resume),
+                &mut Kept::default(),
+                &mut go_on,
+            );
             assert!(found.unwrap() == fresh);
         }
     }
@@ -318,13 +420,17 @@ mod tests {
     fn a_sink_that_fails_fails_the_training() {
         struct Full;
         impl CheckpointSink for Full {
-            fn save(&mut self, _: &[u8]) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            fn save(
+                &mut self,
+                _: &[u8],
+            ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
                 Err("no space left".into())
             }
         }
         let (pool, _) = fixture::pool(40, "sink");
         let mut hook = |_: u64, _: u64| ControlFlow::Break(Stopped);
-        let error = pretrain(&Device::Cpu, &pool, &settings(), None, &mut Full, &mut hook).unwrap_err();
+        let error =
+            pretrain(&Device::Cpu, &pool, &settings(), None, &mut Full, &mut hook).unwrap_err();
         assert!(error.to_string().contains("no space left"), "{error}");
     }
 }

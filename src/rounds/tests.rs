@@ -964,3 +964,46 @@ async fn no_order_of_events_overspends_the_budget() {
         walk(seed, 2).await;
     }
 }
+
+#[tokio::test]
+async fn projects_take_turns_at_the_queue() {
+    let driver = Driver::new(5, settings(10, 10.0)).await;
+    let first = driver.house.project;
+    let second = driver.house.database.create_project("q", &CLASSES).await.id;
+    let mut connection = driver.store().acquire().await.unwrap();
+    for (project, subject) in [
+        (first, "a"),
+        (first, "b"),
+        (first, "c"),
+        (second, "a"),
+        (second, "b"),
+    ] {
+        let request = serde_json::json!({});
+        job::enqueue(&mut connection, project, JobKind::Embed, subject, &request)
+            .await
+            .unwrap();
+    }
+    drop(connection);
+    let mut turns = Vec::new();
+    while let Some(job) = driver.claim().await {
+        turns.push((job.project == first, job.subject.clone()));
+        let mut connection = driver.store().acquire().await.unwrap();
+        let outcome = serde_json::json!({});
+        assert!(
+            job::finish(&mut connection, job.id, job.attempt, &outcome)
+                .await
+                .unwrap()
+        );
+    }
+    let expected = [
+        (true, "a"),
+        (false, "a"),
+        (true, "b"),
+        (false, "b"),
+        (true, "c"),
+    ];
+    assert_eq!(
+        turns,
+        expected.map(|(is_first, subject)| (is_first, subject.to_owned()))
+    );
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use image::{GrayImage, Luma};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -553,5 +554,71 @@ async fn an_upload_is_read_and_then_removed() {
             (!service.blob.exists(&upload_key(id)).await.unwrap()).then_some(())
         })
         .await;
+    service.stop().await;
+}
+
+/// Shuts every connection to the service's database and lets no new one in, or lets them in again.
+async fn set_database_away(service: &Service, away: bool) {
+    let options = service.database.options();
+    let name = options
+        .get_database()
+        .expect("a test's database has a name")
+        .to_owned();
+    let mut connection = options.database("postgres").connect().await.unwrap();
+    let sql = format!("alter database {name} with allow_connections {}", !away);
+    sqlx::raw_sql(AssertSqlSafe(sql.as_str()))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    if away {
+        sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1")
+            .bind(&name)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_away_for_a_while_fails_nothing() {
+    let mut settings = settings();
+    settings.pretext.epochs = 20;
+    let service = Service::start(settings).await;
+    draw_images(&service.folder.path().join("images"), 20);
+    service
+        .import_to_end(&service.folder.path().join("images"))
+        .await;
+    service.until_state(ProjectState::Ready).await;
+    let mut subscription = service.events.subscribe(None, None).await.unwrap();
+    service.control("start").await;
+    service
+        .until("the training runs", async || {
+            let going =
+                "select count(*) from job where kind = 'pretrain' and state in ('running', 'done')";
+            (service.number(going).await == 1).then_some(())
+        })
+        .await;
+    set_database_away(&service, true).await;
+    assert!(service.store().ping().await.is_err());
+    // Longer than the heartbeat's and the supervisor's intervals, so that each meets the outage.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    set_database_away(&service, false).await;
+    service.until_state(ProjectState::Labeling).await;
+    let failed = "select count(*) from job where state = 'failed' or error is not null";
+    assert_eq!(
+        service.number(failed).await,
+        0,
+        "{}",
+        service.text(JOBS).await
+    );
+    assert_eq!(service.number("select count(*) from round").await, 1);
+    let mut seen = Vec::new();
+    while seen.last() != Some(&"round.opened") {
+        match subscription.next().await {
+            Ok(row) => seen.push(row.kind.as_str()),
+            Err(error) => assert!(error.is_unavailable(), "{error}"),
+        }
+    }
     service.stop().await;
 }

@@ -18,10 +18,16 @@ impl ForwardWeights {
     pub(super) fn new(kernel: Kernel, unit: &UnitPlan) -> Self {
         let geometry = &unit.geometry;
         match unit.forward {
-            Route::Direct(_) => Self::Direct(PackedMatrix::new(kernel, geometry.depth(), geometry.out_channels)),
-            Route::Winograd(_) => {
-                Self::Winograd(WinogradWeights::new(kernel, geometry.in_channels, geometry.out_channels))
-            }
+            Route::Direct(_) => Self::Direct(PackedMatrix::new(
+                kernel,
+                geometry.depth(),
+                geometry.out_channels,
+            )),
+            Route::Winograd(_) => Self::Winograd(WinogradWeights::new(
+                kernel,
+                geometry.in_channels,
+                geometry.out_channels,
+            )),
         }
     }
 
@@ -34,10 +40,20 @@ impl ForwardWeights {
     }
 
     /// Convolves along `route`, which is one of the unit whose weight this is.
-    pub(super) fn convolve(&self, route: &Route, source: &[f32], target: &mut [f32], epilogue: Epilogue<'_>) {
+    pub(super) fn convolve(
+        &self,
+        route: &Route,
+        source: &[f32],
+        target: &mut [f32],
+        epilogue: Epilogue<'_>,
+    ) {
         match (self, route) {
-            (Self::Direct(matrix), Route::Direct(window)) => multiply(source, window, matrix, target, epilogue),
-            (Self::Winograd(weights), Route::Winograd(form)) => form.convolve(source, weights, target, epilogue),
+            (Self::Direct(matrix), Route::Direct(window)) => {
+                multiply(source, window, matrix, target, epilogue)
+            }
+            (Self::Winograd(weights), Route::Winograd(form)) => {
+                form.convolve(source, weights, target, epilogue)
+            }
             _ => unreachable!("a unit's routes and weights have one form"),
         }
     }
@@ -55,10 +71,18 @@ impl GradientWeights {
     pub(super) fn new(kernel: Kernel, unit: &UnitPlan) -> Self {
         let geometry = &unit.geometry;
         if unit.backward.is_some() {
-            return Self::Winograd(WinogradWeights::new(kernel, geometry.out_channels, geometry.in_channels));
+            return Self::Winograd(WinogradWeights::new(
+                kernel,
+                geometry.out_channels,
+                geometry.in_channels,
+            ));
         }
         let matrices = unit.classes.iter();
-        Self::Direct(matrices.map(|class| PackedMatrix::new(kernel, class.window.depth(), geometry.in_channels)).collect())
+        Self::Direct(
+            matrices
+                .map(|class| PackedMatrix::new(kernel, class.window.depth(), geometry.in_channels))
+                .collect(),
+        )
     }
 
     pub(super) fn pack(&mut self, unit: &UnitPlan, weight: &[f32]) {
@@ -73,10 +97,21 @@ impl GradientWeights {
     }
 
     /// Writes the dense gradient of the input from that of the convolution's output, plus the residual.
-    pub(super) fn spread(&self, unit: &UnitPlan, gradient: &[f32], target: &mut [f32], residual: Residual<'_>) {
-        let epilogue = Epilogue { residual, ..Epilogue::default() };
+    pub(super) fn spread(
+        &self,
+        unit: &UnitPlan,
+        gradient: &[f32],
+        target: &mut [f32],
+        residual: Residual<'_>,
+    ) {
+        let epilogue = Epilogue {
+            residual,
+            ..Epilogue::default()
+        };
         match (self, &unit.backward) {
-            (Self::Winograd(weights), Some(form)) => form.convolve(gradient, weights, target, epilogue),
+            (Self::Winograd(weights), Some(form)) => {
+                form.convolve(gradient, weights, target, epilogue)
+            }
             (Self::Direct(matrices), _) => {
                 for (class, matrix) in unit.classes.iter().zip(matrices) {
                     // Pixels that no tap reaches stay as they are when the gradient is added to the target.

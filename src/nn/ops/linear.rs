@@ -23,7 +23,13 @@ const DEPTH_SPAN: usize = 96;
 ///
 /// Differentiable in all three. Errors when shapes don't fit or a tensor is not f32 on the CPU.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear { kernel: Kernel::best() })
+    x.contiguous()?.apply_op3(
+        &weight.contiguous()?,
+        &bias.contiguous()?,
+        Linear {
+            kernel: Kernel::best(),
+        },
+    )
 }
 
 /// The operation behind [`linear`].
@@ -49,9 +55,16 @@ impl CustomOp3 for Linear {
         let (rows, depth) = x_layout.shape().dims2()?;
         let (width, weight_depth) = weight_layout.shape().dims2()?;
         if weight_depth != depth || bias_layout.shape().dims1()? != width {
-            bail!("linear: x is [{rows}, {depth}], weight [{width}, {weight_depth}], bias {:?}", bias_layout.shape());
+            bail!(
+                "linear: x is [{rows}, {depth}], weight [{width}, {weight_depth}], bias {:?}",
+                bias_layout.shape()
+            );
         }
-        let (x, weight, bias) = (floats(x, x_layout)?, floats(weight, weight_layout)?, floats(bias, bias_layout)?);
+        let (x, weight, bias) = (
+            floats(x, x_layout)?,
+            floats(weight, weight_layout)?,
+            floats(bias, bias_layout)?,
+        );
         let mut packed = PackedMatrix::new(self.kernel, depth, width);
         packed.pack_columns(weight);
         let product = multiply_matrix(x, &packed, Some(bias));
@@ -74,7 +87,11 @@ impl CustomOp3 for Linear {
                     let mut packed = PackedMatrix::new(self.kernel, width, depth);
                     packed.pack_rows(weight, None);
                     let of_x = multiply_matrix(gradient, &packed, None);
-                    Ok((of_x, weight_gradient(self.kernel, x, gradient, depth, width), column_sums(gradient, width)))
+                    Ok((
+                        of_x,
+                        weight_gradient(self.kernel, x, gradient, depth, width),
+                        column_sums(gradient, width),
+                    ))
                 })
             })
         })?;
@@ -91,25 +108,57 @@ fn multiply_matrix(rows: &[f32], matrix: &PackedMatrix, bias: Option<&[f32]>) ->
     let (depth, width) = (matrix.depth(), matrix.width());
     let window = Window::matrix(depth, width);
     let mut product = vec![0.0; rows.len() / depth * width];
-    let spans = rows.par_chunks(ROW_SPAN * depth).zip(product.par_chunks_mut(ROW_SPAN * width));
+    let spans = rows
+        .par_chunks(ROW_SPAN * depth)
+        .zip(product.par_chunks_mut(ROW_SPAN * width));
     install(|| {
         spans.for_each(|(rows, product)| {
-            multiply(rows, &window, matrix, product, Epilogue { bias, ..Epilogue::default() });
+            multiply(
+                rows,
+                &window,
+                matrix,
+                product,
+                Epilogue {
+                    bias,
+                    ..Epilogue::default()
+                },
+            );
         });
     });
     product
 }
 
 /// `gradientᵀ · x`, `[width, depth]`.
-fn weight_gradient(kernel: Kernel, x: &[f32], gradient: &[f32], depth: usize, width: usize) -> Vec<f32> {
+fn weight_gradient(
+    kernel: Kernel,
+    x: &[f32],
+    gradient: &[f32],
+    depth: usize,
+    width: usize,
+) -> Vec<f32> {
     let window = Window::matrix(width, depth);
     let mut sum = vec![0.0; width * depth];
     install(|| {
-        sum.par_chunks_mut(DEPTH_SPAN * depth).enumerate().for_each(|(span, sum)| {
-            let first = span * DEPTH_SPAN;
-            let part = Part { depths: first..first + sum.len() / depth, columns: 0..depth };
-            add_weight_gradient(kernel, gradient, &window, OutputGradient { images: x, width: depth }, &part, sum);
-        });
+        sum.par_chunks_mut(DEPTH_SPAN * depth)
+            .enumerate()
+            .for_each(|(span, sum)| {
+                let first = span * DEPTH_SPAN;
+                let part = Part {
+                    depths: first..first + sum.len() / depth,
+                    columns: 0..depth,
+                };
+                add_weight_gradient(
+                    kernel,
+                    gradient,
+                    &window,
+                    OutputGradient {
+                        images: x,
+                        width: depth,
+                    },
+                    &part,
+                    sum,
+                );
+            });
     });
     sum
 }
@@ -133,7 +182,10 @@ pub(in crate::nn) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Res
 }
 
 /// Calls `work` with the floats of a contiguous f32 tensor on the CPU.
-pub(in crate::nn) fn with_floats<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+pub(in crate::nn) fn with_floats<R>(
+    tensor: &Tensor,
+    work: impl FnOnce(&[f32]) -> Result<R>,
+) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => work(floats(storage, layout)?),
@@ -148,12 +200,16 @@ mod tests {
     use super::*;
 
     fn wave(rows: usize, columns: usize, step: f32) -> Tensor {
-        let values: Vec<f32> = (0..rows * columns).map(|index| (index as f32 * step).sin()).collect();
+        let values: Vec<f32> = (0..rows * columns)
+            .map(|index| (index as f32 * step).sin())
+            .collect();
         Tensor::from_vec(values, (rows, columns), &Device::Cpu).expect("a tensor")
     }
 
     fn difference(a: &Tensor, b: &Tensor) -> f32 {
-        let largest = a.sub(b).and_then(|difference| difference.abs()?.max_all()?.to_scalar::<f32>());
+        let largest = a
+            .sub(b)
+            .and_then(|difference| difference.abs()?.max_all()?.to_scalar::<f32>());
         largest.expect("same shapes")
     }
 
@@ -170,7 +226,10 @@ mod tests {
             let ours = ((ours - &target)?.sqr()?.sum_all()?).backward()?;
             let theirs = ((theirs - &target)?.sqr()?.sum_all()?).backward()?;
             for var in [&x, &weight, &bias] {
-                let (ours, theirs) = (ours.get(var).expect("tracked"), theirs.get(var).expect("tracked"));
+                let (ours, theirs) = (
+                    ours.get(var).expect("tracked"),
+                    theirs.get(var).expect("tracked"),
+                );
                 let scale = theirs.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
                 assert!(difference(ours, theirs) < 1e-5 * scale);
             }
@@ -180,7 +239,10 @@ mod tests {
 
     #[test]
     fn a_row_does_not_depend_on_its_batch() -> Result<()> {
-        let (weight, bias) = (wave(10, 64, 0.3), Tensor::zeros(10, candle_core::DType::F32, &Device::Cpu)?);
+        let (weight, bias) = (
+            wave(10, 64, 0.3),
+            Tensor::zeros(10, candle_core::DType::F32, &Device::Cpu)?,
+        );
         let x = wave(50, 64, 0.7);
         let together = linear(&x, &weight, &bias)?.to_vec2::<f32>()?;
         for row in [0, 17, 49] {

@@ -44,14 +44,26 @@ pub(super) trait Simd: Copy {
     #[inline(always)]
     unsafe fn load_up_to(from: *const f32, count: usize) -> Self::Vector {
         // SAFETY: the caller has enabled the instruction set and `from` holds the floats that are read.
-        unsafe { if count >= Self::LANES { Self::load(from) } else { Self::load_partial(from, count) } }
+        unsafe {
+            if count >= Self::LANES {
+                Self::load(from)
+            } else {
+                Self::load_partial(from, count)
+            }
+        }
     }
 
     /// Stores the first `count.min(LANES)` floats.
     #[inline(always)]
     unsafe fn store_up_to(to: *mut f32, value: Self::Vector, count: usize) {
         // SAFETY: the caller has enabled the instruction set and `to` holds the floats that are written.
-        unsafe { if count >= Self::LANES { Self::store(to, value) } else { Self::store_partial(to, value, count) } }
+        unsafe {
+            if count >= Self::LANES {
+                Self::store(to, value)
+            } else {
+                Self::store_partial(to, value, count)
+            }
+        }
     }
 }
 
@@ -74,7 +86,11 @@ pub(super) trait Task {
 /// # Panics
 /// When this processor lacks the variant.
 pub(super) unsafe fn run<T: Task>(kernel: Kernel, task: T) -> T::Output {
-    assert!(kernel.is_available(), "this processor has no {}", kernel.name());
+    assert!(
+        kernel.is_available(),
+        "this processor has no {}",
+        kernel.name()
+    );
     match kernel {
         // SAFETY: the portable operations need no instruction set; the caller vouches for the task.
         Kernel::Portable => unsafe { task.run::<Portable>() },
@@ -98,7 +114,11 @@ const PORTABLE_LANES: usize = 4;
 
 impl Portable {
     #[inline(always)]
-    fn zip(a: [f32; PORTABLE_LANES], b: [f32; PORTABLE_LANES], f: impl Fn(f32, f32) -> f32) -> [f32; PORTABLE_LANES] {
+    fn zip(
+        a: [f32; PORTABLE_LANES],
+        b: [f32; PORTABLE_LANES],
+        f: impl Fn(f32, f32) -> f32,
+    ) -> [f32; PORTABLE_LANES] {
         [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
     }
 }
@@ -173,7 +193,11 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn where_positive(gate: Self::Vector, value: Self::Vector) -> Self::Vector {
-        Self::zip(gate, value, |gate, value| if gate > 0.0 { value } else { 0.0 })
+        Self::zip(
+            gate,
+            value,
+            |gate, value| if gate > 0.0 { value } else { 0.0 },
+        )
     }
 }
 

@@ -98,19 +98,13 @@ struct Models(RwLock<HashMap<ProjectId, Published>>);
 
 impl Models {
     fn find(&self, project: ProjectId) -> Option<Published> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&project)
-            .cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&project).cloned()
     }
 
     /// Replaces an older version; a late older one changes nothing.
     fn publish(&self, project: ProjectId, published: Published) {
         let mut models = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let newer = models
-            .get(&project)
-            .is_none_or(|known| known.version <= published.version);
+        let newer = models.get(&project).is_none_or(|known| known.version <= published.version);
         if newer {
             models.insert(project, published);
         }
@@ -148,8 +142,7 @@ impl Engine {
     /// # Errors
     /// A device that can't be opened, threads that can't start, or a thread count that differs from one already in force.
     pub fn start(config: &EngineConfig) -> Result<(Self, EngineGuard), EngineError> {
-        ops::set_thread_count(config.threads)
-            .map_err(|error| EngineError::Threads(error.to_string()))?;
+        ops::set_thread_count(config.threads).map_err(|error| EngineError::Threads(error.to_string()))?;
         let device = device::open(config.device)?;
         tracing::info!(
             device.kind = device::name(&device),
@@ -159,31 +152,18 @@ impl Engine {
         );
         let queue = Arc::new(Queue::default());
         let models = Arc::new(Models::default());
-        let mut guard = EngineGuard {
-            queue: Arc::clone(&queue),
-            threads: Vec::new(),
-        };
+        let mut guard = EngineGuard { queue: Arc::clone(&queue), threads: Vec::new() };
         let mut spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(body);
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
             thread
                 .map(|thread| guard.threads.push(thread))
                 .map_err(|error| EngineError::Threads(error.to_string()))
         };
         if device.is_cpu() {
             let (queue, models, device) = (Arc::clone(&queue), Arc::clone(&models), device.clone());
-            spawn(
-                "gleaner-predict",
-                Box::new(move || predictor::run(&queue, &models, &device)),
-            )?;
+            spawn("gleaner-predict", Box::new(move || predictor::run(&queue, &models, &device)))?;
         }
-        let worker = worker::Worker::new(
-            Arc::clone(&queue),
-            Arc::clone(&models),
-            config.device,
-            device,
-        );
+        let worker = worker::Worker::new(Arc::clone(&queue), Arc::clone(&models), config.device, device);
         spawn("gleaner-engine", Box::new(move || worker.run()))?;
         Ok((Self { queue, models }, guard))
     }
@@ -202,13 +182,7 @@ impl Engine {
     ) -> Result<Outcome, EngineError> {
         let (reply, answer) = oneshot::channel();
         let span = tracing::Span::current();
-        self.queue.push(Command {
-            project,
-            work,
-            hook: Box::new(hook),
-            span,
-            reply,
-        })?;
+        self.queue.push(Command { project, work, hook: Box::new(hook), span, reply })?;
         answer.await.unwrap_or(Err(EngineError::Stopped))
     }
 
@@ -233,22 +207,15 @@ impl Engine {
         images: Vec<Vec<u8>>,
     ) -> Result<Predictions, EngineError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.push_prediction(PredictCommand {
-            project,
-            images,
-            reply,
-        })?;
+        self.queue.push_prediction(PredictCommand { project, images, reply })?;
         answer.await.unwrap_or(Err(EngineError::Stopped))
     }
 }
 
 /// The text of a panic.
 fn panic_reason(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no reason given".to_owned())
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no reason given".to_owned())
 }
 
 #[cfg(test)]

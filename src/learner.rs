@@ -58,10 +58,7 @@ pub trait CheckpointSink {
     ///
     /// # Errors
     /// Whatever keeps it from being stored; the training then fails.
-    fn save(
-        &mut self,
-        bytes: &[u8],
-    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    fn save(&mut self, bytes: &[u8]) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
 /// Drops mid-training checkpoints, for short trainings that rather start again.
@@ -69,10 +66,7 @@ pub trait CheckpointSink {
 pub struct DropCheckpoints;
 
 impl CheckpointSink for DropCheckpoints {
-    fn save(
-        &mut self,
-        _bytes: &[u8],
-    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn save(&mut self, _bytes: &[u8]) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(())
     }
 }
@@ -105,9 +99,7 @@ pub enum LearnerError {
         purpose: &'static str,
     },
     /// A label that the pool or the class list doesn't have.
-    #[error(
-        "item {index} of class {class} doesn't exist among {item_count} items and {class_count} classes"
-    )]
+    #[error("item {index} of class {class} doesn't exist among {item_count} items and {class_count} classes")]
     Label {
         /// Index of the item.
         index: usize,
@@ -150,19 +142,12 @@ fn check(answer: ControlFlow<Stopped>) -> Result<()> {
 /// Refuses labels outside the items or classes, and an empty set.
 fn check_labels(labeled: &[LabeledItem], item_count: usize, class_count: usize) -> Result<()> {
     if labeled.is_empty() {
-        return Err(LearnerError::NoItems {
-            purpose: "fine-tune on",
-        });
+        return Err(LearnerError::NoItems { purpose: "fine-tune on" });
     }
     for item in labeled {
         if item.index >= item_count || usize::from(item.class.0) >= class_count {
             let (index, class) = (item.index, item.class.0);
-            return Err(LearnerError::Label {
-                index,
-                class,
-                item_count,
-                class_count,
-            });
+            return Err(LearnerError::Label { index, class, item_count, class_count });
         }
     }
     Ok(())

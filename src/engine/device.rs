@@ -12,12 +12,8 @@ use crate::config::DeviceChoice;
 pub fn open(choice: DeviceChoice) -> Result<Device, EngineError> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(number) => {
-            Device::new_cuda(number).map_err(|error| EngineError::Device {
-                device: choice.to_string(),
-                reason: error.to_string(),
-            })
-        }
+        DeviceChoice::Cuda(number) => Device::new_cuda(number)
+            .map_err(|error| EngineError::Device { device: choice.to_string(), reason: error.to_string() }),
         DeviceChoice::Auto => Ok(open_first_cuda().unwrap_or(Device::Cpu)),
     }
 }
@@ -43,8 +39,8 @@ pub fn name(device: &Device) -> &'static str {
 
 /// Whether the device still computes; after a sticky CUDA error nothing of the process does.
 pub(super) fn is_usable(device: &Device) -> bool {
-    let probe = candle_core::Tensor::new(&[1.0f32, 2.0], device)
-        .and_then(|t| t.sum_all()?.to_scalar::<f32>());
+    let probe =
+        candle_core::Tensor::new(&[1.0f32, 2.0], device).and_then(|t| t.sum_all()?.to_scalar::<f32>());
     probe.is_ok_and(|sum| sum == 3.0)
 }
 

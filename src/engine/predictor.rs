@@ -30,11 +30,7 @@ pub(super) fn answer(command: PredictCommand, models: &Models, device: &Device) 
     let _ = command.reply.send(outcome);
 }
 
-fn predict(
-    command: &PredictCommand,
-    models: &Models,
-    device: &Device,
-) -> Result<Predictions, EngineError> {
+fn predict(command: &PredictCommand, models: &Models, device: &Device) -> Result<Predictions, EngineError> {
     let published = models.find(command.project).ok_or(EngineError::NoModel)?;
     let rows = learner::predict(device, &published.model, &command.images)
         .map_err(|error| EngineError::Failed(error.to_string()))?;
@@ -42,8 +38,5 @@ fn predict(
         uncertainty: Uncertainty::of(&probabilities).entropy,
         probabilities,
     };
-    Ok(Predictions {
-        model_version: published.version,
-        rows: rows.into_iter().map(judge).collect(),
-    })
+    Ok(Predictions { model_version: published.version, rows: rows.into_iter().map(judge).collect() })
 }

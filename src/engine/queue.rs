@@ -79,11 +79,7 @@ impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = self.lock();
         let (work, predictions) = (state.waiting_count(), state.predictions.len());
-        write!(
-            f,
-            "Queue({work} pieces of work, {predictions} predictions, closed: {})",
-            state.closed
-        )
+        write!(f, "Queue({work} pieces of work, {predictions} predictions, closed: {})", state.closed)
     }
 }
 
@@ -141,10 +137,7 @@ impl Queue {
             if let Some(command) = state.take_work() {
                 return Next::Work(Box::new(command));
             }
-            state = self
-                .work_came
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.work_came.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -158,10 +151,7 @@ impl Queue {
             if let Some(command) = state.predictions.pop_front() {
                 return Some(command);
             }
-            state = self
-                .prediction_came
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.prediction_came.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -199,16 +189,7 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let hook = |_: u64, _: u64| -> ControlFlow<Stopped> { ControlFlow::Continue(()) };
         let work = super::super::tests::small_work();
-        (
-            Command {
-                project,
-                work,
-                hook: Box::new(hook),
-                span: tracing::Span::none(),
-                reply,
-            },
-            answer,
-        )
+        (Command { project, work, hook: Box::new(hook), span: tracing::Span::none(), reply }, answer)
     }
 
     fn served(queue: &Queue) -> ProjectId {
@@ -236,15 +217,9 @@ mod tests {
         for _ in 0..WAITING_COUNT_MAX {
             queue.push(command(project).0).unwrap();
         }
-        assert!(matches!(
-            queue.push(command(project).0),
-            Err(EngineError::QueueFull)
-        ));
+        assert!(matches!(queue.push(command(project).0), Err(EngineError::QueueFull)));
         queue.close();
-        assert!(matches!(
-            queue.push(command(project).0),
-            Err(EngineError::Stopped)
-        ));
+        assert!(matches!(queue.push(command(project).0), Err(EngineError::Stopped)));
         assert!(matches!(queue.wait(true), Next::Close));
         assert!(queue.wait_for_prediction().is_none());
     }

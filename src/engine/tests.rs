@@ -8,11 +8,8 @@ use crate::learner::fixture::{self, CLASS_COUNT, go_on};
 use crate::learner::{DropCheckpoints, EmbedScope, EmbeddingTable, Stopped, fine_tune};
 
 fn start() -> (Engine, EngineGuard) {
-    Engine::start(&EngineConfig {
-        device: DeviceChoice::Cpu,
-        threads: ops::thread_count(),
-    })
-    .expect("a CPU is always there")
+    Engine::start(&EngineConfig { device: DeviceChoice::Cpu, threads: ops::thread_count() })
+        .expect("a CPU is always there")
 }
 
 fn downstream_model() -> Checkpoint {
@@ -37,15 +34,8 @@ fn downstream_model() -> Checkpoint {
 
 fn work_on(model: &Arc<Checkpoint>) -> Work {
     let mut table = EmbeddingTable::new("00".repeat(32), model.architecture().feature_count, false);
-    table.push(
-        crate::domain::content_hash::ContentHash([1; 32]),
-        0.0,
-        &vec![0.5; table.feature_count],
-    );
-    Work::ScoreEmbeddings {
-        model: Arc::clone(model),
-        table: Arc::new(table),
-    }
+    table.push(crate::domain::content_hash::ContentHash([1; 32]), 0.0, &vec![0.5; table.feature_count]);
+    Work::ScoreEmbeddings { model: Arc::clone(model), table: Arc::new(table) }
 }
 
 /// Work that nobody needs to do.
@@ -60,10 +50,7 @@ pub(super) fn small_work() -> Work {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .expect("a runtime")
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime")
 }
 
 /// A hook that tells when it was reached and waits there until it may go on.
@@ -92,21 +79,12 @@ fn work_comes_back_with_its_outcome_or_its_reason() {
     let model = Arc::new(downstream_model());
     let project = ProjectId::generate();
     runtime().block_on(async {
-        let outcome = engine
-            .run(project, work_on(&model), go_on)
-            .await
-            .expect("scores");
+        let outcome = engine.run(project, work_on(&model), go_on).await.expect("scores");
         assert!(matches!(outcome, Outcome::Scores(table) if table.rows.len() == 1));
         let (pool, _) = fixture::pool(4, "wrong");
-        let wrong = Work::Embed {
-            model: Arc::clone(&model),
-            pool: Arc::new(pool),
-            scope: EmbedScope::Embeddings,
-        };
-        let error = engine
-            .run(project, wrong, go_on)
-            .await
-            .expect_err("a downstream model can't embed");
+        let wrong =
+            Work::Embed { model: Arc::clone(&model), pool: Arc::new(pool), scope: EmbedScope::Embeddings };
+        let error = engine.run(project, wrong, go_on).await.expect_err("a downstream model can't embed");
         assert!(matches!(error, EngineError::Failed(reason) if reason.contains("pretext")));
     });
 }
@@ -119,19 +97,11 @@ fn a_panic_is_a_failure_with_its_reason_and_the_engine_lives() {
     engine.publish(project, 3, Arc::clone(&model));
     runtime().block_on(async {
         let hook = |_: u64, _: u64| -> ControlFlow<Stopped> { panic!("the disk is on fire") };
-        let error = engine
-            .run(project, work_on(&model), hook)
-            .await
-            .expect_err("a panic");
+        let error = engine.run(project, work_on(&model), hook).await.expect_err("a panic");
         assert!(matches!(error, EngineError::Panicked(reason) if reason == "the disk is on fire"));
-        engine
-            .run(project, work_on(&model), go_on)
-            .await
-            .expect("the next work is done");
-        let predictions = engine
-            .predict(project, vec![vec![0; 64]])
-            .await
-            .expect("published weights are still there");
+        engine.run(project, work_on(&model), go_on).await.expect("the next work is done");
+        let predictions =
+            engine.predict(project, vec![vec![0; 64]]).await.expect("published weights are still there");
         assert_eq!((predictions.model_version, predictions.rows.len()), (3, 1));
     });
 }
@@ -143,10 +113,7 @@ fn predictions_run_beside_training_and_by_the_newest_published_version() {
     let project = ProjectId::generate();
     runtime().block_on(async {
         let image = vec![vec![7; 64]];
-        assert!(matches!(
-            engine.predict(project, image.clone()).await,
-            Err(EngineError::NoModel)
-        ));
+        assert!(matches!(engine.predict(project, image.clone()).await, Err(EngineError::NoModel)));
         engine.publish(project, 2, Arc::clone(&model));
         engine.publish(project, 1, Arc::clone(&model));
         let (gate, reached, go) = gate();
@@ -158,16 +125,10 @@ fn predictions_run_beside_training_and_by_the_newest_published_version() {
             .await
             .expect("joined")
             .expect("the work has begun");
-        let predictions = engine
-            .predict(project, image)
-            .await
-            .expect("answered while the work stands still");
+        let predictions = engine.predict(project, image).await.expect("answered while the work stands still");
         assert_eq!(predictions.model_version, 2);
         assert!((predictions.rows[0].probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
-        let error = engine
-            .predict(project, vec![vec![0; 3]])
-            .await
-            .expect_err("three bytes are no image");
+        let error = engine.predict(project, vec![vec![0; 3]]).await.expect_err("three bytes are no image");
         assert!(matches!(error, EngineError::Failed(_)));
         drop(go);
         busy.await.expect("joined").expect("the work ends well");
@@ -185,27 +146,17 @@ fn work_of_a_caller_that_went_away_is_skipped_or_stopped() {
             let (engine, work) = (engine.clone(), work_on(&model));
             async move { engine.run(project, work, first_gate).await }
         });
-        tokio::task::spawn_blocking(move || first_reached.recv())
-            .await
-            .expect("joined")
-            .expect("begun");
+        tokio::task::spawn_blocking(move || first_reached.recv()).await.expect("joined").expect("begun");
         let (second_gate, second_reached, _second_go) = gate();
         let mut waiting = Box::pin(engine.run(project, work_on(&model), second_gate));
         // One poll puts it in the queue; then its caller goes away, and so does the first's.
-        assert!(
-            futures_util::future::poll_immediate(&mut waiting)
-                .await
-                .is_none()
-        );
+        assert!(futures_util::future::poll_immediate(&mut waiting).await.is_none());
         drop(waiting);
         running.abort();
         assert!(running.await.expect_err("aborted").is_cancelled());
         drop(first_go);
         // Work that comes after both is done, and the second's hook was never called.
-        engine
-            .run(project, work_on(&model), go_on)
-            .await
-            .expect("done");
+        engine.run(project, work_on(&model), go_on).await.expect("done");
         assert!(second_reached.recv().is_err());
     });
 }
@@ -238,10 +189,7 @@ fn dropping_the_guard_stops_the_running_work_at_its_next_step() {
             drop(guard);
         });
         dropped.await.expect("joined");
-        assert!(matches!(
-            running.await.expect("joined"),
-            Err(EngineError::Stopped)
-        ));
+        assert!(matches!(running.await.expect("joined"), Err(EngineError::Stopped)));
         let late = engine.run(ProjectId::generate(), small_work(), go_on).await;
         assert!(matches!(late, Err(EngineError::Stopped)));
     });

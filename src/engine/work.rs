@@ -7,8 +7,8 @@ use candle_core::Device;
 use crate::domain::project::ClassIndex;
 use crate::domain::settings::ProjectSettings;
 use crate::learner::{
-    self, CheckpointSink, EmbedScope, EmbeddingTable, Evaluation, LabeledItem, LearnerError,
-    ScoreTable, StepHook,
+    self, CheckpointSink, EmbedScope, EmbeddingTable, Evaluation, LabeledItem, LearnerError, ScoreTable,
+    StepHook,
 };
 use crate::nn::checkpoint::Checkpoint;
 use crate::vision::Pool;
@@ -131,40 +131,16 @@ impl Work {
     }
 
     /// Does the work on the calling thread.
-    pub(super) fn perform(
-        self,
-        device: &Device,
-        hook: &mut dyn StepHook,
-    ) -> Result<Outcome, LearnerError> {
+    pub(super) fn perform(self, device: &Device, hook: &mut dyn StepHook) -> Result<Outcome, LearnerError> {
         let model = |checkpoint| Outcome::Model(Box::new(checkpoint));
         match self {
-            Self::Pretrain {
-                pool,
-                settings,
-                resume,
-                mut sink,
-            } => learner::pretrain(
-                device,
-                &pool,
-                &settings,
-                resume.as_deref(),
-                sink.as_mut(),
-                hook,
-            )
-            .map(model),
+            Self::Pretrain { pool, settings, resume, mut sink } => {
+                learner::pretrain(device, &pool, &settings, resume.as_deref(), sink.as_mut(), hook).map(model)
+            }
             Self::Embed { model, pool, scope } => {
                 learner::embed(device, &model, &pool, scope, hook).map(Outcome::Embeddings)
             }
-            Self::FineTune {
-                pretext,
-                pool,
-                labeled,
-                class_count,
-                settings,
-                round,
-                resume,
-                mut sink,
-            } => {
+            Self::FineTune { pretext, pool, labeled, class_count, settings, round, resume, mut sink } => {
                 let (resume, sink) = (resume.as_deref(), sink.as_mut());
                 learner::fine_tune(
                     device,
@@ -180,38 +156,26 @@ impl Work {
                 )
                 .map(model)
             }
-            Self::FineTuneHead {
-                pretext,
-                table,
-                labeled,
-                class_count,
-                settings,
-                round,
-            } => learner::fine_tune_head(
-                device,
-                &pretext,
-                &table,
-                &labeled,
-                class_count,
-                &settings,
-                round,
-                hook,
-            )
-            .map(model),
-            Self::Evaluate {
-                model,
-                pool,
-                classes,
-            } => learner::evaluate(device, &model, &pool, &classes, hook).map(Outcome::Evaluation),
-            Self::EvaluateEmbeddings {
-                model,
-                table,
-                classes,
-            } => learner::evaluate_embeddings(&model, &table, &classes, hook)
-                .map(Outcome::Evaluation),
-            Self::Score { model, pool } => {
-                learner::score(device, &model, &pool, hook).map(Outcome::Scores)
+            Self::FineTuneHead { pretext, table, labeled, class_count, settings, round } => {
+                learner::fine_tune_head(
+                    device,
+                    &pretext,
+                    &table,
+                    &labeled,
+                    class_count,
+                    &settings,
+                    round,
+                    hook,
+                )
+                .map(model)
             }
+            Self::Evaluate { model, pool, classes } => {
+                learner::evaluate(device, &model, &pool, &classes, hook).map(Outcome::Evaluation)
+            }
+            Self::EvaluateEmbeddings { model, table, classes } => {
+                learner::evaluate_embeddings(&model, &table, &classes, hook).map(Outcome::Evaluation)
+            }
+            Self::Score { model, pool } => learner::score(device, &model, &pool, hook).map(Outcome::Scores),
             Self::ScoreEmbeddings { model, table } => {
                 learner::score_embeddings(&model, &table, hook).map(Outcome::Scores)
             }

@@ -33,18 +33,8 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(
-        queue: Arc<Queue>,
-        models: Arc<Models>,
-        choice: DeviceChoice,
-        device: Device,
-    ) -> Self {
-        Self {
-            queue,
-            models,
-            choice,
-            device,
-        }
+    pub(super) fn new(queue: Arc<Queue>, models: Arc<Models>, choice: DeviceChoice, device: Device) -> Self {
+        Self { queue, models, choice, device }
     }
 
     /// The body of the thread: works until the queue closes.
@@ -60,27 +50,15 @@ impl Worker {
     }
 
     fn perform(&mut self, command: Command) {
-        let Command {
-            project,
-            work,
-            mut hook,
-            span,
-            reply,
-        } = command;
+        let Command { project, work, mut hook, span, reply } = command;
         if reply.is_closed() {
             return;
         }
         let _entered = span.enter();
         let name = work.name();
         let started = Instant::now();
-        let mut watch = Watch {
-            hook: hook.as_mut(),
-            reply: &reply,
-            worker: self,
-        };
-        let ended = catch_unwind(AssertUnwindSafe(|| {
-            work.perform(&watch.worker.device, &mut watch)
-        }));
+        let mut watch = Watch { hook: hook.as_mut(), reply: &reply, worker: self };
+        let ended = catch_unwind(AssertUnwindSafe(|| work.perform(&watch.worker.device, &mut watch)));
         let outcome = match ended {
             Ok(outcome) => outcome.map_err(|error| match error {
                 LearnerError::Stopped => EngineError::Stopped,

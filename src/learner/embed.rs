@@ -40,9 +40,7 @@ pub fn embed(
     let task = pretext::for_settings(&model.manifest.pretext);
     let with_losses = scope == EmbedScope::EmbeddingsAndLosses;
     let samples: Vec<Sample> = if with_losses {
-        (0..pool.len())
-            .flat_map(|index| task.scoring_samples(index))
-            .collect()
+        (0..pool.len()).flat_map(|index| task.scoring_samples(index)).collect()
     } else {
         (0..pool.len()).map(Sample::upright).collect()
     };
@@ -52,21 +50,11 @@ pub fn embed(
     let feature_count = model.architecture().feature_count;
     let mut table = EmbeddingTable::new(model.manifest.run.clone(), feature_count, with_losses);
     for_each_features(device, model, pool, &samples, hook, |samples, features| {
-        let losses = if with_losses {
-            task.item_losses(&model.head, features)?
-        } else {
-            Vec::new()
-        };
-        let items = samples
-            .chunks_exact(view_count)
-            .zip(features.chunks_exact(view_count * feature_count));
+        let losses = if with_losses { task.item_losses(&model.head, features)? } else { Vec::new() };
+        let items = samples.chunks_exact(view_count).zip(features.chunks_exact(view_count * feature_count));
         for (place, (samples, features)) in items.enumerate() {
             let loss = losses.get(place).copied().unwrap_or(0.0);
-            table.push(
-                *pool.hash(samples[0].index),
-                loss,
-                &features[..feature_count],
-            );
+            table.push(*pool.hash(samples[0].index), loss, &features[..feature_count]);
         }
         Ok(())
     })?;
@@ -85,37 +73,20 @@ mod tests {
         let model = fixture::pretext(&pool);
         let scope = EmbedScope::EmbeddingsAndLosses;
         let whole = embed(&Device::Cpu, &model, &pool, scope, &mut go_on).unwrap();
-        let alone = embed(
-            &Device::Cpu,
-            &model,
-            &pool,
-            EmbedScope::Embeddings,
-            &mut go_on,
-        )
-        .unwrap();
+        let alone = embed(&Device::Cpu, &model, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
         assert_eq!((&alone.embeddings, alone.losses), (&whole.embeddings, None));
         let picked = [71usize, 3, 40];
         let hashes: Vec<_> = picked.iter().map(|&index| *pool.hash(index)).collect();
-        let pixels = picked
-            .iter()
-            .flat_map(|&index| pool.pixels(index).to_vec())
-            .collect();
+        let pixels = picked.iter().flat_map(|&index| pool.pixels(index).to_vec()).collect();
         let shard = Pool::from_pixels(fixture::SHAPE, &hashes, pixels).unwrap();
         let part = embed(&Device::Cpu, &model, &shard, scope, &mut go_on).unwrap();
-        let (part_losses, whole_losses) = (
-            part.losses.as_ref().unwrap(),
-            whole.losses.as_ref().unwrap(),
-        );
+        let (part_losses, whole_losses) = (part.losses.as_ref().unwrap(), whole.losses.as_ref().unwrap());
         for (row, &index) in picked.iter().enumerate() {
             assert_eq!(part.hashes[row], whole.hashes[index]);
             assert_eq!(part_losses[row], whole_losses[index]);
             assert_eq!(part.embedding(row), whole.embedding(index));
         }
-        assert!(
-            whole_losses
-                .iter()
-                .all(|&loss| loss.is_finite() && loss >= 0.0)
-        );
+        assert!(whole_losses.iter().all(|&loss| loss.is_finite() && loss >= 0.0));
     }
 
     #[test]
@@ -123,14 +94,7 @@ mod tests {
         let (pool, _) = fixture::pool(20, "embed");
         let model = fixture::pretext(&pool);
         let empty = Pool::new(fixture::SHAPE, vec![], Vec::<PoolRow>::new()).unwrap();
-        let table = embed(
-            &Device::Cpu,
-            &model,
-            &empty,
-            EmbedScope::Embeddings,
-            &mut go_on,
-        )
-        .unwrap();
+        let table = embed(&Device::Cpu, &model, &empty, EmbedScope::Embeddings, &mut go_on).unwrap();
         assert!(table.is_empty());
     }
 }

@@ -27,12 +27,7 @@ pub struct Evaluation {
 
 impl Evaluation {
     fn new(class_count: usize) -> Self {
-        Self {
-            accuracy: 0.0,
-            correct_count: 0,
-            count: 0,
-            confusion: vec![vec![0; class_count]; class_count],
-        }
+        Self { accuracy: 0.0, correct_count: 0, count: 0, confusion: vec![vec![0; class_count]; class_count] }
     }
 
     fn add(&mut self, logits: &[f32], classes: &[ClassIndex]) {
@@ -100,23 +95,11 @@ pub fn evaluate_embeddings(
 fn check_classes(model: &Checkpoint, item_count: usize, classes: &[ClassIndex]) -> Result<()> {
     if classes.len() != item_count {
         let what = "classes of the test split";
-        return Err(LearnerError::Length {
-            what,
-            expected: item_count,
-            found: classes.len(),
-        });
+        return Err(LearnerError::Length { what, expected: item_count, found: classes.len() });
     }
     let class_count = model.manifest.class_count;
-    match classes
-        .iter()
-        .position(|class| usize::from(class.0) >= class_count)
-    {
+    match classes.iter().position(|class| usize::from(class.0) >= class_count) {
         None => Ok(()),
-        Some(index) => Err(LearnerError::Label {
-            index,
-            class: classes[index].0,
-            item_count,
-            class_count,
-        }),
+        Some(index) => Err(LearnerError::Label { index, class: classes[index].0, item_count, class_count }),
     }
 }

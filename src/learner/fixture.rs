@@ -16,10 +16,7 @@ use crate::vision::Pool;
 
 pub(crate) const CLASS_COUNT: usize = 4;
 
-pub(crate) const SHAPE: ImageShape = ImageShape {
-    size: 8,
-    channels: 1,
-};
+pub(crate) const SHAPE: ImageShape = ImageShape { size: 8, channels: 1 };
 
 /// `count` images drawn under `name`; item i is of class i mod 4: a bar above, a bar at the left, a diagonal, a dot in the middle, on
 /// a ground that darkens downwards.
@@ -46,28 +43,17 @@ pub(crate) fn pool(count: usize, name: &str) -> (Pool, Vec<ClassIndex>) {
         pixels.extend(image);
         classes.push(ClassIndex(class as u16));
     }
-    (
-        Pool::from_pixels(SHAPE, &hashes, pixels).expect("rows of one shape"),
-        classes,
-    )
+    (Pool::from_pixels(SHAPE, &hashes, pixels).expect("rows of one shape"), classes)
 }
 
 /// D_l: the first `count` items with their classes.
 pub(crate) fn labeled(count: usize, classes: &[ClassIndex]) -> Vec<LabeledItem> {
-    (0..count)
-        .map(|index| LabeledItem {
-            index,
-            class: classes[index],
-        })
-        .collect()
+    (0..count).map(|index| LabeledItem { index, class: classes[index] }).collect()
 }
 
 /// One epoch of everything.
 pub(crate) fn settings() -> ProjectSettings {
-    let mut settings = ProjectSettings {
-        image: SHAPE,
-        ..ProjectSettings::default()
-    };
+    let mut settings = ProjectSettings { image: SHAPE, ..ProjectSettings::default() };
     settings.pretext.epochs = 1;
     settings.fine_tune.epochs = 1;
     settings
@@ -80,15 +66,8 @@ pub(crate) fn go_on(_done: u64, _total: u64) -> ControlFlow<Stopped> {
 
 /// A pretext model of `pool` after one epoch.
 pub(crate) fn pretext(pool: &Pool) -> Checkpoint {
-    pretrain(
-        &candle_core::Device::Cpu,
-        pool,
-        &settings(),
-        None,
-        &mut DropCheckpoints,
-        &mut go_on,
-    )
-    .expect("a pretext model")
+    pretrain(&candle_core::Device::Cpu, pool, &settings(), None, &mut DropCheckpoints, &mut go_on)
+        .expect("a pretext model")
 }
 
 /// The first `count` images of a split (`train` or `t10k`) of the real Fashion-MNIST with their classes, from Debian's package.
@@ -104,24 +83,9 @@ pub(crate) fn fashion_mnist(split: &str, count: usize) -> (Pool, Vec<ClassIndex>
     };
     let pixels = read("images-idx3-ubyte".to_owned(), 16, count * 784);
     let labels = read("labels-idx1-ubyte".to_owned(), 8, count);
-    let hashes: Vec<_> = pixels
-        .chunks_exact(784)
-        .map(|image| ContentHash::of_pixels(28, 28, 1, image))
-        .collect();
-    let pool = Pool::from_pixels(
-        ImageShape {
-            size: 28,
-            channels: 1,
-        },
-        &hashes,
-        pixels,
-    )
-    .expect("rows of one shape");
-    (
-        pool,
-        labels
-            .into_iter()
-            .map(|class| ClassIndex(u16::from(class)))
-            .collect(),
-    )
+    let hashes: Vec<_> =
+        pixels.chunks_exact(784).map(|image| ContentHash::of_pixels(28, 28, 1, image)).collect();
+    let pool =
+        Pool::from_pixels(ImageShape { size: 28, channels: 1 }, &hashes, pixels).expect("rows of one shape");
+    (pool, labels.into_iter().map(|class| ClassIndex(u16::from(class))).collect())
 }

@@ -28,9 +28,7 @@ pub(super) fn for_each_features(
 ) -> Result<()> {
     if pool.shape() != model.manifest.image {
         let (found, expected) = (pool.shape(), model.manifest.image);
-        return Err(LearnerError::Model(format!(
-            "it sees images of {expected:?}, these are {found:?}"
-        )));
+        return Err(LearnerError::Model(format!("it sees images of {expected:?}, these are {found:?}")));
     }
     let network = backbone::for_device(device, model.architecture());
     let loader = BatchLoader::new(pool, &model.manifest.normalization);
@@ -41,9 +39,7 @@ pub(super) fn for_each_features(
             check(hook.step(done, total))?;
             let images = batch_tensor(batch, pool, device)?;
             let (features, _) = network.features(&model.backbone, &images, Mode::Eval)?;
-            let features = features
-                .flatten_all()
-                .and_then(|features| features.to_vec1::<f32>());
+            let features = features.flatten_all().and_then(|features| features.to_vec1::<f32>());
             consume(batch.samples, &features.map_err(NnError::from)?)?;
             done += 1;
             Ok(())

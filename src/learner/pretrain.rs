@@ -5,9 +5,7 @@
 use candle_core::Device;
 use serde_json::json;
 
-use super::training::{
-    Recipe, SAVE_INTERVAL, Training, run_digest, starting_point, training_order,
-};
+use super::training::{Recipe, SAVE_INTERVAL, Training, run_digest, starting_point, training_order};
 use super::{CheckpointSink, LearnerError, Result, StepHook};
 use crate::domain::seed::StreamKey;
 use crate::domain::settings::ProjectSettings;
@@ -21,10 +19,7 @@ use crate::pretext;
 use crate::vision::{Normalization, Pool};
 
 const RECIPE: Recipe = Recipe {
-    rule: Rule::Sgd {
-        momentum: 0.9,
-        weight_decay: 5e-4,
-    },
+    rule: Rule::Sgd { momentum: 0.9, weight_decay: 5e-4 },
     peak_rate: 0.1,
     head_rate_factor: 1.0,
     warm_up_fraction: 0.05,
@@ -46,9 +41,7 @@ pub fn pretrain(
     hook: &mut dyn StepHook,
 ) -> Result<Checkpoint> {
     if pool.is_empty() {
-        return Err(LearnerError::NoItems {
-            purpose: "pretrain on",
-        });
+        return Err(LearnerError::NoItems { purpose: "pretrain on" });
     }
     let task = pretext::for_settings(&settings.pretext);
     let fresh = initial_checkpoint(device, pool, settings, task.answer_count());
@@ -67,13 +60,7 @@ pub fn pretrain(
         save_interval: SAVE_INTERVAL,
         plan_epoch: &plan_epoch,
         step: &|model, samples, images| {
-            task.train_step(
-                network.as_ref(),
-                &model.backbone,
-                &model.head,
-                samples,
-                images,
-            )
+            task.train_step(network.as_ref(), &model.backbone, &model.head, samples, images)
         },
     };
     training.run(starting_point(fresh, resume), sink, hook)
@@ -106,20 +93,12 @@ fn initial_checkpoint(
         round: None,
         seed,
         item_count: pool.len() as u64,
-        run: run_digest(
-            &described,
-            (0..pool.len()).map(|index| (pool.hash(index), 0)),
-        ),
+        run: run_digest(&described, (0..pool.len()).map(|index| (pool.hash(index), 0))),
         kernel: backbone::kernel_name(device).to_owned(),
         thread_count: ops::thread_count(),
         epochs: Vec::new(),
     };
-    Checkpoint {
-        manifest,
-        backbone,
-        head,
-        training: None,
-    }
+    Checkpoint { manifest, backbone, head, training: None }
 }
 
 #[cfg(test)]
@@ -133,44 +112,21 @@ mod tests {
         let (pool, _) = fixture::pool(120, "pretrain");
         let mut settings = fixture::settings();
         settings.pretext.epochs = 6;
-        let model = pretrain(
-            &Device::Cpu,
-            &pool,
-            &settings,
-            None,
-            &mut DropCheckpoints,
-            &mut go_on,
-        )
-        .unwrap();
+        let model = pretrain(&Device::Cpu, &pool, &settings, None, &mut DropCheckpoints, &mut go_on).unwrap();
         let manifest = &model.manifest;
-        assert_eq!(
-            (manifest.kind, manifest.class_count, manifest.epochs.len()),
-            (ModelKind::Pretext, 4, 6)
-        );
-        assert_eq!(
-            (manifest.item_count, manifest.seed, manifest.run.len()),
-            (120, 7, 64)
-        );
+        assert_eq!((manifest.kind, manifest.class_count, manifest.epochs.len()), (ModelKind::Pretext, 4, 6));
+        assert_eq!((manifest.item_count, manifest.seed, manifest.run.len()), (120, 7, 64));
         let (first, last) = (manifest.epochs[0], manifest.epochs[5]);
-        assert!(
-            last.loss < 0.8 * first.loss && last.accuracy > 0.6,
-            "{first:?} {last:?}"
-        );
+        assert!(last.loss < 0.8 * first.loss && last.accuracy > 0.6, "{first:?} {last:?}");
         assert_eq!(model.training, None);
     }
 
     #[test]
     fn an_empty_pool_is_refused() {
         let pool = Pool::new(fixture::SHAPE, vec![], vec![]).unwrap();
-        let error = pretrain(
-            &Device::Cpu,
-            &pool,
-            &fixture::settings(),
-            None,
-            &mut DropCheckpoints,
-            &mut go_on,
-        )
-        .unwrap_err();
+        let error =
+            pretrain(&Device::Cpu, &pool, &fixture::settings(), None, &mut DropCheckpoints, &mut go_on)
+                .unwrap_err();
         assert!(matches!(error, LearnerError::NoItems { .. }));
     }
 }

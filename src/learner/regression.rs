@@ -68,36 +68,20 @@ impl Regression {
             let Some((next_weights, next_value)) = self.search(&weights, &value, &direction) else {
                 break;
             };
-            history.push(
-                difference(&next_weights, &weights),
-                difference(&next_value.slope, &value.slope),
-            );
+            history.push(difference(&next_weights, &weights), difference(&next_value.slope, &value.slope));
             (weights, value) = (next_weights, next_value);
         }
         check(hook.step(ITERATION_COUNT_MAX, ITERATION_COUNT_MAX))?;
         let accuracy = value.correct_count as f64 / self.classes.len().max(1) as f64;
-        Ok(Fit {
-            weights,
-            loss: value.loss,
-            accuracy,
-        })
+        Ok(Fit { weights, loss: value.loss, accuracy })
     }
 
     /// Halves the step until the objective falls enough; `None` when it no longer does, which is the end of the precision.
-    fn search(
-        &self,
-        weights: &[f64],
-        value: &Value,
-        direction: &[f64],
-    ) -> Option<(Vec<f64>, Value)> {
+    fn search(&self, weights: &[f64], value: &Value, direction: &[f64]) -> Option<(Vec<f64>, Value)> {
         let descent = inner(&value.slope, direction);
         let mut step = 1.0;
         for _ in 0..30 {
-            let tried: Vec<f64> = weights
-                .iter()
-                .zip(direction)
-                .map(|(w, d)| w + step * d)
-                .collect();
+            let tried: Vec<f64> = weights.iter().zip(direction).map(|(w, d)| w + step * d).collect();
             let found = self.evaluate(&tried);
             if found.objective <= value.objective + 1e-4 * step * descent {
                 return Some((tried, found));
@@ -116,19 +100,11 @@ impl Regression {
                 .map(|(x, y)| self.sum_piece(weights, x, y))
                 .collect()
         });
-        let mut sum = Value {
-            objective: 0.0,
-            loss: 0.0,
-            correct_count: 0,
-            slope: vec![0.0; weights.len()],
-        };
+        let mut sum = Value { objective: 0.0, loss: 0.0, correct_count: 0, slope: vec![0.0; weights.len()] };
         for piece in pieces {
             sum.loss += piece.loss / count;
             sum.correct_count += piece.correct_count;
-            sum.slope
-                .iter_mut()
-                .zip(&piece.slope)
-                .for_each(|(sum, piece)| *sum += piece / count);
+            sum.slope.iter_mut().zip(&piece.slope).for_each(|(sum, piece)| *sum += piece / count);
         }
         let pull = self.penalty / count;
         let mut square = 0.0;
@@ -146,18 +122,11 @@ impl Regression {
 
     fn sum_piece(&self, weights: &[f64], inputs: &[f32], classes: &[usize]) -> Value {
         let width = self.feature_count + 1;
-        let mut sum = Value {
-            objective: 0.0,
-            loss: 0.0,
-            correct_count: 0,
-            slope: vec![0.0; weights.len()],
-        };
+        let mut sum = Value { objective: 0.0, loss: 0.0, correct_count: 0, slope: vec![0.0; weights.len()] };
         let mut row = vec![0.0; self.feature_count];
         let mut odds = vec![0.0; self.class_count];
         for (input, &class) in inputs.chunks_exact(self.feature_count).zip(classes) {
-            row.iter_mut()
-                .zip(input)
-                .for_each(|(wide, &value)| *wide = f64::from(value));
+            row.iter_mut().zip(input).for_each(|(wide, &value)| *wide = f64::from(value));
             for (odds, weights) in odds.iter_mut().zip(weights.chunks_exact(width)) {
                 *odds = weights[self.feature_count] + inner(&row, &weights[..self.feature_count]);
             }
@@ -172,16 +141,9 @@ impl Regression {
                 })
                 .sum();
             sum.loss += total.ln() + top - own;
-            for (place, (odds, slope)) in odds
-                .iter()
-                .zip(sum.slope.chunks_exact_mut(width))
-                .enumerate()
-            {
+            for (place, (odds, slope)) in odds.iter().zip(sum.slope.chunks_exact_mut(width)).enumerate() {
                 let error = odds / total - f64::from(u8::from(place == class));
-                slope
-                    .iter_mut()
-                    .zip(&row)
-                    .for_each(|(slope, value)| *slope += error * value);
+                slope.iter_mut().zip(&row).for_each(|(slope, value)| *slope += error * value);
                 slope[self.feature_count] += error;
             }
         }
@@ -231,24 +193,15 @@ fn inner(a: &[f64], b: &[f64]) -> f64 {
     // Eight independent sums let the compiler use vector registers without changing the order between runs.
     let mut sums = [0.0; 8];
     let (a_lanes, b_lanes) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a_lanes
-        .remainder()
-        .iter()
-        .zip(b_lanes.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
+    let rest: f64 = a_lanes.remainder().iter().zip(b_lanes.remainder()).map(|(x, y)| x * y).sum();
     for (x, y) in a_lanes.zip(b_lanes) {
-        sums.iter_mut()
-            .zip(x.iter().zip(y))
-            .for_each(|(sum, (x, y))| *sum += x * y);
+        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(sum, (x, y))| *sum += x * y);
     }
     sums.iter().sum::<f64>() + rest
 }
 
 fn add_scaled(to: &mut [f64], factor: f64, from: &[f64]) {
-    to.iter_mut()
-        .zip(from)
-        .for_each(|(to, from)| *to += factor * from);
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += factor * from);
 }
 
 fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
@@ -276,13 +229,7 @@ mod tests {
             inputs.extend([angle.cos() + noise(), angle.sin() + noise()]);
             classes.push(class);
         }
-        Regression {
-            inputs,
-            classes,
-            feature_count: 2,
-            class_count: 3,
-            penalty,
-        }
+        Regression { inputs, classes, feature_count: 2, class_count: 3, penalty }
     }
 
     fn go_on(_: u64, _: u64) -> ControlFlow<Stopped> {
@@ -294,17 +241,8 @@ mod tests {
         let regression = regression(1.0);
         let fit = regression.fit(&mut go_on).unwrap();
         let value = regression.evaluate(&fit.weights);
-        assert!(
-            value.slope.iter().all(|slope| slope.abs() < 1e-3),
-            "{:?}",
-            value.slope
-        );
-        assert!(
-            fit.accuracy > 0.75 && fit.loss < 0.6,
-            "{} {}",
-            fit.accuracy,
-            fit.loss
-        );
+        assert!(value.slope.iter().all(|slope| slope.abs() < 1e-3), "{:?}", value.slope);
+        assert!(fit.accuracy > 0.75 && fit.loss < 0.6, "{} {}", fit.accuracy, fit.loss);
         // Finite differences: the objective rises on both sides of every weight.
         for place in 0..fit.weights.len() {
             for delta in [-0.1, 0.1] {
@@ -327,15 +265,8 @@ mod tests {
     #[test]
     fn a_hook_stops_the_fit() {
         let mut hook = |done: u64, _: u64| {
-            if done == 2 {
-                ControlFlow::Break(Stopped)
-            } else {
-                ControlFlow::Continue(())
-            }
+            if done == 2 { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) }
         };
-        assert!(matches!(
-            regression(1.0).fit(&mut hook),
-            Err(LearnerError::Stopped)
-        ));
+        assert!(matches!(regression(1.0).fit(&mut hook), Err(LearnerError::Stopped)));
     }
 }

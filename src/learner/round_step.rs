@@ -8,9 +8,8 @@ use std::ops::ControlFlow;
 use candle_core::Device;
 
 use super::{
-    CheckpointSink, EmbeddingTable, Evaluation, LabeledItem, LearnerError, Result, ScoreTable,
-    StepHook, Stopped, evaluate, evaluate_embeddings, fine_tune, fine_tune_head, score,
-    score_embeddings,
+    CheckpointSink, EmbeddingTable, Evaluation, LabeledItem, LearnerError, Result, ScoreTable, StepHook,
+    Stopped, evaluate, evaluate_embeddings, fine_tune, fine_tune_head, score, score_embeddings,
 };
 use crate::domain::project::ClassIndex;
 use crate::domain::settings::{FineTuneMode, ProjectSettings};
@@ -64,49 +63,24 @@ pub fn round_step(
     sink: &mut dyn CheckpointSink,
     hook: &mut dyn StepHook,
 ) -> Result<RoundOutcome> {
-    let RoundInput {
-        pretext,
-        pool,
-        labeled,
-        class_count,
-        settings,
-        round,
-        ..
-    } = input;
+    let RoundInput { pretext, pool, labeled, class_count, settings, round, .. } = input;
     // One hook for all stages, whatever its type.
     let mut ask = |done: u64, total: u64| -> ControlFlow<Stopped> { hook.step(done, total) };
     let table = match settings.fine_tune.mode {
         FineTuneMode::Full => None,
         FineTuneMode::Head => {
-            let missing = LearnerError::NoItems {
-                purpose: "fit the head on: the pool's embeddings are missing",
-            };
+            let missing =
+                LearnerError::NoItems { purpose: "fit the head on: the pool's embeddings are missing" };
             Some(input.pool_embeddings.ok_or(missing)?)
         }
     };
     let model = match table {
-        None => fine_tune(
-            device,
-            pretext,
-            pool,
-            labeled,
-            class_count,
-            settings,
-            round,
-            resume,
-            sink,
-            &mut ask,
-        )?,
-        Some(table) => fine_tune_head(
-            device,
-            pretext,
-            table,
-            labeled,
-            class_count,
-            settings,
-            round,
-            &mut ask,
-        )?,
+        None => {
+            fine_tune(device, pretext, pool, labeled, class_count, settings, round, resume, sink, &mut ask)?
+        }
+        Some(table) => {
+            fine_tune_head(device, pretext, table, labeled, class_count, settings, round, &mut ask)?
+        }
     };
     let evaluation = match (input.test, input.test_embeddings, table) {
         (None, ..) => None,
@@ -119,11 +93,7 @@ pub fn round_step(
         None => score(device, &model, pool, &mut ask)?,
         Some(table) => score_embeddings(&model, table, &mut ask)?,
     };
-    Ok(RoundOutcome {
-        model,
-        evaluation,
-        scores,
-    })
+    Ok(RoundOutcome { model, evaluation, scores })
 }
 
 #[cfg(test)]
@@ -137,14 +107,7 @@ mod tests {
         let (pool, classes) = fixture::pool(60, "round");
         let (test, test_classes) = fixture::pool(40, "test");
         let pretext = fixture::pretext(&pool);
-        let table = embed(
-            &Device::Cpu,
-            &pretext,
-            &pool,
-            EmbedScope::Embeddings,
-            &mut go_on,
-        )
-        .unwrap();
+        let table = embed(&Device::Cpu, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
         let labeled = fixture::labeled(16, &classes);
         let mut settings = fixture::settings();
         for mode in [FineTuneMode::Full, FineTuneMode::Head] {
@@ -160,8 +123,7 @@ mod tests {
                 settings: &settings,
                 round: 1,
             };
-            let run =
-                |input| round_step(&Device::Cpu, input, None, &mut DropCheckpoints, &mut go_on);
+            let run = |input| round_step(&Device::Cpu, input, None, &mut DropCheckpoints, &mut go_on);
             let outcome = run(input).unwrap();
             let evaluation = outcome.evaluation.expect("there is a test split");
             assert!(evaluation.accuracy > 0.6, "{mode:?}: {evaluation:?}");
@@ -170,13 +132,7 @@ mod tests {
             let again = run(input).unwrap();
             assert!(again.model == outcome.model && again.scores == outcome.scores);
             if mode == FineTuneMode::Head {
-                assert!(
-                    run(RoundInput {
-                        pool_embeddings: None,
-                        ..input
-                    })
-                    .is_err()
-                );
+                assert!(run(RoundInput { pool_embeddings: None, ..input }).is_err());
                 assert_eq!(outcome.model.backbone, pretext.backbone);
             }
         }
@@ -191,15 +147,7 @@ mod tests {
         settings.pretext.rotations_per_image = 1;
         settings.fine_tune.mode = FineTuneMode::Head;
         let device = Device::Cpu;
-        let pretext = pretrain(
-            &device,
-            &pool,
-            &settings,
-            None,
-            &mut DropCheckpoints,
-            &mut go_on,
-        )
-        .unwrap();
+        let pretext = pretrain(&device, &pool, &settings, None, &mut DropCheckpoints, &mut go_on).unwrap();
         let last = pretext.manifest.epochs[1];
         assert!(last.accuracy > 0.4, "a quarter would be chance: {last:?}");
         let table = embed(&device, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
@@ -217,9 +165,6 @@ mod tests {
         };
         let outcome = round_step(&device, input, None, &mut DropCheckpoints, &mut go_on).unwrap();
         let evaluation = outcome.evaluation.expect("there is a test split");
-        assert!(
-            evaluation.accuracy > 0.5,
-            "a tenth would be chance: {evaluation:?}"
-        );
+        assert!(evaluation.accuracy > 0.5, "a tenth would be chance: {evaluation:?}");
     }
 }

@@ -32,10 +32,7 @@ pub fn score(
         let hashes = samples.iter().map(|sample| *pool.hash(sample.index));
         push_rows(model, hashes, features, &mut rows)
     })?;
-    Ok(ScoreTable {
-        run: model.manifest.run.clone(),
-        rows,
-    })
+    Ok(ScoreTable { run: model.manifest.run.clone(), rows })
 }
 
 /// Scores cached embeddings under a model of `fine_tune.mode = head`; equal to `score` on the images.
@@ -51,19 +48,13 @@ pub fn score_embeddings(
     let total = table.len().div_ceil(ROWS_PER_STEP) as u64;
     let mut rows = Vec::with_capacity(table.len());
     let width = table.feature_count.max(1);
-    let pieces = table
-        .hashes
-        .chunks(ROWS_PER_STEP)
-        .zip(table.embeddings.chunks(ROWS_PER_STEP * width));
+    let pieces = table.hashes.chunks(ROWS_PER_STEP).zip(table.embeddings.chunks(ROWS_PER_STEP * width));
     for (done, (hashes, embeddings)) in (0..).zip(pieces) {
         check(hook.step(done, total))?;
         push_rows(model, hashes.iter().copied(), embeddings, &mut rows)?;
     }
     check(hook.step(total, total))?;
-    Ok(ScoreTable {
-        run: model.manifest.run.clone(),
-        rows,
-    })
+    Ok(ScoreTable { run: model.manifest.run.clone(), rows })
 }
 
 /// Class probabilities of single images, packed u8 rows of the model's shape; one distribution an image.
@@ -73,36 +64,23 @@ pub fn score_embeddings(
 pub fn predict(device: &Device, model: &Checkpoint, images: &[Vec<u8>]) -> Result<Vec<Vec<f32>>> {
     check_downstream(model)?;
     let shape = model.manifest.image;
-    if let Some(wrong) = images
-        .iter()
-        .find(|image| image.len() != shape.byte_count())
-    {
+    if let Some(wrong) = images.iter().find(|image| image.len() != shape.byte_count()) {
         let what = "bytes of a packed image";
-        return Err(LearnerError::Length {
-            what,
-            expected: shape.byte_count(),
-            found: wrong.len(),
-        });
+        return Err(LearnerError::Length { what, expected: shape.byte_count(), found: wrong.len() });
     }
     if images.is_empty() {
         return Ok(Vec::new());
     }
     let mut input = vec![0.0; images.len() * shape.byte_count()];
-    for (image, out) in images
-        .iter()
-        .zip(input.chunks_exact_mut(shape.byte_count()))
-    {
+    for (image, out) in images.iter().zip(input.chunks_exact_mut(shape.byte_count())) {
         View::default().write(image, shape, &model.manifest.normalization, out);
     }
     let (size, channels) = (shape.size as usize, shape.channels as usize);
-    let input = Tensor::from_vec(input, (images.len(), size, size, channels), device)
-        .map_err(NnError::from)?;
+    let input =
+        Tensor::from_vec(input, (images.len(), size, size, channels), device).map_err(NnError::from)?;
     let network = backbone::for_device(device, model.architecture());
     let (features, _) = network.features(&model.backbone, &input, Mode::Eval)?;
-    let features = features
-        .flatten_all()
-        .and_then(|f| f.to_vec1::<f32>())
-        .map_err(NnError::from)?;
+    let features = features.flatten_all().and_then(|f| f.to_vec1::<f32>()).map_err(NnError::from)?;
     let mut logits = head::logits_of(&features, &model.head).map_err(NnError::from)?;
     let rows = logits.chunks_exact_mut(model.manifest.class_count.max(1));
     Ok(rows
@@ -130,9 +108,9 @@ fn push_rows(
 fn check_downstream(model: &Checkpoint) -> Result<()> {
     match model.manifest.kind {
         ModelKind::Downstream => Ok(()),
-        ModelKind::Pretext => Err(LearnerError::Model(
-            "it is a pretext model, which knows no classes".to_owned(),
-        )),
+        ModelKind::Pretext => {
+            Err(LearnerError::Model("it is a pretext model, which knows no classes".to_owned()))
+        }
     }
 }
 
@@ -166,9 +144,7 @@ mod tests {
         let (pool, classes) = fixture::pool(40, "score");
         let model = model(&pool, &fixture::labeled(12, &classes));
         let table = score(&Device::Cpu, &model, &pool, &mut go_on).unwrap();
-        let images: Vec<_> = (0..pool.len())
-            .map(|index| pool.pixels(index).to_vec())
-            .collect();
+        let images: Vec<_> = (0..pool.len()).map(|index| pool.pixels(index).to_vec()).collect();
         let predicted = predict(&Device::Cpu, &model, &images).unwrap();
         for (row, probabilities) in table.rows.iter().zip(&predicted) {
             assert_eq!(*row, ScoreRow::of(row.hash, probabilities));
@@ -186,14 +162,8 @@ mod tests {
         let error = predict(&Device::Cpu, &model, &[vec![0; 63]]).unwrap_err();
         assert!(error.to_string().contains("63 for 64"), "{error}");
         let pretext = fixture::pretext(&pool);
-        assert!(matches!(
-            score(&Device::Cpu, &pretext, &pool, &mut go_on),
-            Err(LearnerError::Model(_))
-        ));
-        assert!(matches!(
-            predict(&Device::Cpu, &pretext, &[]),
-            Err(LearnerError::Model(_))
-        ));
+        assert!(matches!(score(&Device::Cpu, &pretext, &pool, &mut go_on), Err(LearnerError::Model(_))));
+        assert!(matches!(predict(&Device::Cpu, &pretext, &[]), Err(LearnerError::Model(_))));
         let error = evaluate(&Device::Cpu, &model, &pool, &classes[1..], &mut go_on).unwrap_err();
         assert!(error.to_string().contains("19 for 20"), "{error}");
     }

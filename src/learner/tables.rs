@@ -35,13 +35,7 @@ impl EmbeddingTable {
     #[must_use]
     pub fn new(run: String, feature_count: usize, with_losses: bool) -> Self {
         let losses = with_losses.then(Vec::new);
-        Self {
-            run,
-            feature_count,
-            hashes: Vec::new(),
-            losses,
-            embeddings: Vec::new(),
-        }
+        Self { run, feature_count, hashes: Vec::new(), losses, embeddings: Vec::new() }
     }
 
     /// Number of rows.
@@ -78,17 +72,13 @@ impl EmbeddingTable {
     /// A shard of another model, or one with `v` to one without.
     pub fn append(&mut self, shard: &Self) -> Result<()> {
         if (&shard.run, shard.feature_count) != (&self.run, self.feature_count) {
-            return Err(LearnerError::Table(
-                "its rows come from another pretext model".to_owned(),
-            ));
+            return Err(LearnerError::Table("its rows come from another pretext model".to_owned()));
         }
         match (&mut self.losses, &shard.losses) {
             (None, None) => {}
             (Some(losses), Some(more)) => losses.extend_from_slice(more),
             _ => {
-                return Err(LearnerError::Table(
-                    "only one of the shards has pretext losses".to_owned(),
-                ));
+                return Err(LearnerError::Table("only one of the shards has pretext losses".to_owned()));
             }
         }
         self.hashes.extend_from_slice(&shard.hashes);
@@ -100,17 +90,9 @@ impl EmbeddingTable {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128 + self.len() * (36 + 4 * self.feature_count));
-        write_header(
-            &mut bytes,
-            EMBEDDING_MAGIC,
-            &self.run,
-            self.len(),
-            self.feature_count,
-        );
+        write_header(&mut bytes, EMBEDDING_MAGIC, &self.run, self.len(), self.feature_count);
         bytes.push(u8::from(self.losses.is_some()));
-        self.hashes
-            .iter()
-            .for_each(|hash| bytes.extend_from_slice(&hash.0));
+        self.hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.0));
         let numbers = self.losses.iter().flatten().chain(&self.embeddings);
         numbers.for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
         bytes
@@ -125,20 +107,10 @@ impl EmbeddingTable {
         let (run, count, feature_count) = reader.read_header(EMBEDDING_MAGIC)?;
         let [with_losses] = reader.take_array()?;
         let hashes = reader.read_hashes(count)?;
-        let losses = if with_losses == 0 {
-            None
-        } else {
-            Some(reader.read_numbers(count)?)
-        };
+        let losses = if with_losses == 0 { None } else { Some(reader.read_numbers(count)?) };
         let embeddings = reader.read_numbers(count.saturating_mul(feature_count))?;
         reader.finish()?;
-        Ok(Self {
-            run,
-            feature_count,
-            hashes,
-            losses,
-            embeddings,
-        })
+        Ok(Self { run, feature_count, hashes, losses, embeddings })
     }
 }
 
@@ -167,11 +139,7 @@ impl ScoreRow {
                 (None, None) => (ClassIndex(0), 0.0),
             };
         }
-        Self {
-            hash,
-            uncertainty: Uncertainty::of(probabilities),
-            top,
-        }
+        Self { hash, uncertainty: Uncertainty::of(probabilities), top }
     }
 
     /// The likeliest class.
@@ -197,9 +165,7 @@ impl ScoreTable {
     /// A shard of another model.
     pub fn append(&mut self, shard: &Self) -> Result<()> {
         if shard.run != self.run {
-            return Err(LearnerError::Table(
-                "its rows come from another model".to_owned(),
-            ));
+            return Err(LearnerError::Table("its rows come from another model".to_owned()));
         }
         self.rows.extend_from_slice(&shard.rows);
         Ok(())
@@ -209,13 +175,7 @@ impl ScoreTable {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128 + self.rows.len() * 64);
-        write_header(
-            &mut bytes,
-            SCORE_MAGIC,
-            &self.run,
-            self.rows.len(),
-            TOP_COUNT,
-        );
+        write_header(&mut bytes, SCORE_MAGIC, &self.run, self.rows.len(), TOP_COUNT);
         for row in &self.rows {
             bytes.extend_from_slice(&row.hash.0);
             let u = &row.uncertainty;
@@ -238,13 +198,9 @@ impl ScoreTable {
         let mut reader = Reader { rest: bytes };
         let (run, count, top_count) = reader.read_header(SCORE_MAGIC)?;
         if top_count != TOP_COUNT {
-            return Err(LearnerError::Table(format!(
-                "it names {top_count} classes a row, not {TOP_COUNT}"
-            )));
+            return Err(LearnerError::Table(format!("it names {top_count} classes a row, not {TOP_COUNT}")));
         }
-        let rows = (0..count)
-            .map(|_| reader.read_score())
-            .collect::<Result<Vec<_>>>()?;
+        let rows = (0..count).map(|_| reader.read_score()).collect::<Result<Vec<_>>>()?;
         reader.finish()?;
         Ok(Self { run, rows })
     }
@@ -279,32 +235,23 @@ impl<'a> Reader<'a> {
 
     fn read_header(&mut self, magic: &[u8; 8]) -> Result<(String, usize, usize)> {
         if &self.take_array::<8>()? != magic {
-            return Err(LearnerError::Table(
-                "it is of another kind or version".to_owned(),
-            ));
+            return Err(LearnerError::Table("it is of another kind or version".to_owned()));
         }
         let run_length = u32::from_le_bytes(self.take_array()?) as usize;
         let run = String::from_utf8_lossy(self.take(run_length)?).into_owned();
         let count = usize::try_from(u64::from_le_bytes(self.take_array()?));
-        let count =
-            count.map_err(|_| LearnerError::Table("it is larger than the memory".to_owned()))?;
+        let count = count.map_err(|_| LearnerError::Table("it is larger than the memory".to_owned()))?;
         Ok((run, count, u32::from_le_bytes(self.take_array()?) as usize))
     }
 
     fn read_hashes(&mut self, count: usize) -> Result<Vec<ContentHash>> {
         let bytes = self.take(count.saturating_mul(32))?;
-        Ok(bytes
-            .chunks_exact(32)
-            .filter_map(ContentHash::from_slice)
-            .collect())
+        Ok(bytes.chunks_exact(32).filter_map(ContentHash::from_slice).collect())
     }
 
     fn read_numbers(&mut self, count: usize) -> Result<Vec<f32>> {
         let bytes = self.take(count.saturating_mul(4))?;
-        Ok(bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect())
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
     fn read_number(&mut self) -> Result<f32> {
@@ -320,26 +267,16 @@ impl<'a> Reader<'a> {
         };
         let mut top = [(ClassIndex(0), 0.0); TOP_COUNT];
         for slot in &mut top {
-            *slot = (
-                ClassIndex(u16::from_le_bytes(self.take_array()?)),
-                self.read_number()?,
-            );
+            *slot = (ClassIndex(u16::from_le_bytes(self.take_array()?)), self.read_number()?);
         }
-        Ok(ScoreRow {
-            hash,
-            uncertainty,
-            top,
-        })
+        Ok(ScoreRow { hash, uncertainty, top })
     }
 
     fn finish(self) -> Result<()> {
         if self.rest.is_empty() {
             Ok(())
         } else {
-            Err(LearnerError::Table(format!(
-                "{} bytes too many follow it",
-                self.rest.len()
-            )))
+            Err(LearnerError::Table(format!("{} bytes too many follow it", self.rest.len())))
         }
     }
 }
@@ -356,32 +293,16 @@ mod tests {
     }
 
     fn scores() -> ScoreTable {
-        let row =
-            |item: u8, probabilities: &[f32]| ScoreRow::of(ContentHash([item; 32]), probabilities);
-        ScoreTable {
-            run: "cd".repeat(32),
-            rows: vec![row(1, &[0.1, 0.7, 0.1, 0.1]), row(2, &[0.5, 0.5])],
-        }
+        let row = |item: u8, probabilities: &[f32]| ScoreRow::of(ContentHash([item; 32]), probabilities);
+        ScoreTable { run: "cd".repeat(32), rows: vec![row(1, &[0.1, 0.7, 0.1, 0.1]), row(2, &[0.5, 0.5])] }
     }
 
     #[test]
     fn tables_come_back_from_their_bytes() {
-        assert_eq!(
-            EmbeddingTable::from_bytes(&embeddings().to_bytes()).unwrap(),
-            embeddings()
-        );
-        let without = EmbeddingTable {
-            losses: None,
-            ..embeddings()
-        };
-        assert_eq!(
-            EmbeddingTable::from_bytes(&without.to_bytes()).unwrap(),
-            without
-        );
-        assert_eq!(
-            ScoreTable::from_bytes(&scores().to_bytes()).unwrap(),
-            scores()
-        );
+        assert_eq!(EmbeddingTable::from_bytes(&embeddings().to_bytes()).unwrap(), embeddings());
+        let without = EmbeddingTable { losses: None, ..embeddings() };
+        assert_eq!(EmbeddingTable::from_bytes(&without.to_bytes()).unwrap(), without);
+        assert_eq!(ScoreTable::from_bytes(&scores().to_bytes()).unwrap(), scores());
     }
 
     #[test]
@@ -392,10 +313,7 @@ mod tests {
                 assert!(ScoreTable::from_bytes(&bytes[..end]).is_err());
             }
             let longer = [bytes, vec![0]].concat();
-            assert!(
-                EmbeddingTable::from_bytes(&longer).is_err()
-                    && ScoreTable::from_bytes(&longer).is_err()
-            );
+            assert!(EmbeddingTable::from_bytes(&longer).is_err() && ScoreTable::from_bytes(&longer).is_err());
         }
         // A count far beyond the bytes must not be allocated.
         let mut bytes = embeddings().to_bytes();
@@ -409,30 +327,17 @@ mod tests {
         table.append(&embeddings()).unwrap();
         assert_eq!((table.len(), table.embedding(3)), (4, &[4.0, 5.0, 6.0][..]));
         let other = EmbeddingTable::new("00".repeat(32), 3, true);
-        let without = EmbeddingTable {
-            losses: None,
-            ..embeddings()
-        };
+        let without = EmbeddingTable { losses: None, ..embeddings() };
         assert!(table.append(&other).is_err() && table.append(&without).is_err());
         let mut scored = scores();
-        assert!(
-            scored
-                .append(&ScoreTable {
-                    run: "00".to_owned(),
-                    rows: vec![]
-                })
-                .is_err()
-        );
+        assert!(scored.append(&ScoreTable { run: "00".to_owned(), rows: vec![] }).is_err());
     }
 
     #[test]
     fn the_likeliest_classes_stand_first_and_ties_by_index() {
         let rows = scores().rows;
         let classes = |row: &ScoreRow| row.top.map(|(class, _)| class.0);
-        assert_eq!(
-            (classes(&rows[0]), rows[0].predicted()),
-            ([1, 0, 2], ClassIndex(1))
-        );
+        assert_eq!((classes(&rows[0]), rows[0].predicted()), ([1, 0, 2], ClassIndex(1)));
         assert_eq!((classes(&rows[1]), rows[1].top[2].1), ([0, 1, 1], 0.0));
     }
 }

@@ -41,8 +41,7 @@ pub(super) struct Recipe {
 }
 
 /// Gradients of one mini-batch of samples.
-pub(super) type StepFn<'a> =
-    dyn Fn(&Checkpoint, &[Sample], &Tensor) -> nn::Result<ClassifiedStep> + 'a;
+pub(super) type StepFn<'a> = dyn Fn(&Checkpoint, &[Sample], &Tensor) -> nn::Result<ClassifiedStep> + 'a;
 
 /// A training: what is shown, how a mini-batch is judged, how the parameters move.
 pub(super) struct Training<'a> {
@@ -83,54 +82,31 @@ impl Training<'_> {
                 loss: (course.progress.loss_sum / seen) as f32,
                 accuracy: (course.progress.correct_count as f64 / seen) as f32,
             });
-            course.progress = Progress {
-                epoch: course.progress.epoch + 1,
-                ..Progress::default()
-            };
+            course.progress = Progress { epoch: course.progress.epoch + 1, ..Progress::default() };
         }
         super::check(hook.step(course.step_count, course.step_count))?;
         Ok(checkpoint)
     }
 
-    fn start<'s>(
-        &self,
-        checkpoint: &mut Checkpoint,
-        sink: &'s mut dyn CheckpointSink,
-    ) -> Result<Course<'s>> {
+    fn start<'s>(&self, checkpoint: &mut Checkpoint, sink: &'s mut dyn CheckpointSink) -> Result<Course<'s>> {
         let plan = (self.plan_epoch)(0);
         let step_count = u64::from(self.epoch_count) * plan.batch_count();
-        let warm_up_step_count =
-            (step_count as f64 * f64::from(self.recipe.warm_up_fraction)) as u64;
-        let lengths = (
-            checkpoint.backbone.values.len(),
-            checkpoint.head.values.len(),
-        );
+        let warm_up_step_count = (step_count as f64 * f64::from(self.recipe.warm_up_fraction)) as u64;
+        let lengths = (checkpoint.backbone.values.len(), checkpoint.head.values.len());
         let rule = self.recipe.rule;
         let (progress, backbone_optimizer, head_optimizer) = match checkpoint.training.take() {
-            None => (
-                Progress::default(),
-                Optimizer::new(rule, lengths.0),
-                Optimizer::new(rule, lengths.1),
-            ),
+            None => (Progress::default(), Optimizer::new(rule, lengths.0), Optimizer::new(rule, lengths.1)),
             Some(state) => {
                 let resume = |saved: SavedOptimizer, length| {
                     Optimizer::resume(rule, length, saved.step_count, saved.state)
                 };
-                (
-                    state.progress,
-                    resume(state.backbone, lengths.0)?,
-                    resume(state.head, lengths.1)?,
-                )
+                (state.progress, resume(state.backbone, lengths.0)?, resume(state.head, lengths.1)?)
             }
         };
         Ok(Course {
             backbone_optimizer,
             head_optimizer,
-            schedule: Schedule {
-                peak: self.recipe.peak_rate,
-                warm_up_step_count,
-                step_count,
-            },
+            schedule: Schedule { peak: self.recipe.peak_rate, warm_up_step_count, step_count },
             progress,
             step_count,
             saved_at: Instant::now(),
@@ -177,21 +153,12 @@ impl Training<'_> {
             return Err(LearnerError::Stopped);
         }
         let images = batch_tensor(batch, self.pool, self.device)?;
-        let ClassifiedStep {
-            gradients,
-            correct_count,
-        } = (self.step)(checkpoint, batch.samples, &images)?;
+        let ClassifiedStep { gradients, correct_count } = (self.step)(checkpoint, batch.samples, &images)?;
         let rate = course.schedule.rate(done);
-        course
-            .backbone_optimizer
-            .step(&mut checkpoint.backbone.values, &gradients.backbone, rate);
+        course.backbone_optimizer.step(&mut checkpoint.backbone.values, &gradients.backbone, rate);
         let head_rate = rate * self.recipe.head_rate_factor;
-        course
-            .head_optimizer
-            .step(&mut checkpoint.head.values, &gradients.head, head_rate);
-        checkpoint
-            .backbone
-            .update_running(&gradients.statistics, NORM_MOMENTUM);
+        course.head_optimizer.step(&mut checkpoint.head.values, &gradients.head, head_rate);
+        checkpoint.backbone.update_running(&gradients.statistics, NORM_MOMENTUM);
         let count = batch.samples.len() as u64;
         course.progress.batch_count += 1;
         course.progress.loss_sum += f64::from(gradients.loss) * count as f64;
@@ -226,11 +193,7 @@ impl Course<'_> {
 /// A loaded batch on the device. [N, H, W, C]
 pub(super) fn batch_tensor(batch: Batch<'_>, pool: &Pool, device: &Device) -> Result<Tensor> {
     let (size, channels) = (pool.shape().size as usize, pool.shape().channels as usize);
-    let tensor = Tensor::from_slice(
-        batch.images,
-        (batch.samples.len(), size, size, channels),
-        device,
-    );
+    let tensor = Tensor::from_slice(batch.images, (batch.samples.len(), size, size, channels), device);
     Ok(tensor.map_err(nn::NnError::from)?)
 }
 
@@ -272,13 +235,7 @@ pub(super) fn starting_point(fresh: Checkpoint, resume: Option<&[u8]>) -> Checkp
     match Checkpoint::from_bytes(bytes) {
         Ok(saved) if saved.training.is_some() && saved.manifest.run == fresh.manifest.run => {
             let epochs = saved.manifest.epochs.clone();
-            Checkpoint {
-                manifest: nn::checkpoint::Manifest {
-                    epochs,
-                    ..fresh.manifest
-                },
-                ..saved
-            }
+            Checkpoint { manifest: nn::checkpoint::Manifest { epochs, ..fresh.manifest }, ..saved }
         }
         Ok(_) => {
             tracing::warn!("checkpoint belongs to another training, starting again");
@@ -321,24 +278,13 @@ mod tests {
     #[test]
     fn a_training_stopped_anywhere_goes_on_to_the_same_bits() {
         let (pool, _) = fixture::pool(70, "resume");
-        let whole = pretrain(
-            &Device::Cpu,
-            &pool,
-            &settings(),
-            None,
-            &mut Kept::default(),
-            &mut go_on,
-        )
-        .unwrap();
+        let whole =
+            pretrain(&Device::Cpu, &pool, &settings(), None, &mut Kept::default(), &mut go_on).unwrap();
         // 70 images × 4 rotations are 3 mini-batches an epoch: stop at the start, in the middle, between epochs and before the last.
         for stop_at in [0, 1, 3, 5] {
             let mut kept = Kept::default();
             let mut hook = |done: u64, _: u64| {
-                if done == stop_at {
-                    ControlFlow::Break(Stopped)
-                } else {
-                    ControlFlow::Continue(())
-                }
+                if done == stop_at { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) }
             };
             let stopped = pretrain(&Device::Cpu, &pool, &settings(), None, &mut kept, &mut hook);
             assert!(matches!(stopped, Err(LearnerError::Stopped)));
@@ -347,15 +293,9 @@ mod tests {
                 first_done.get_or_insert(done);
                 ControlFlow::Continue(())
             };
-            let resumed = pretrain(
-                &Device::Cpu,
-                &pool,
-                &settings(),
-                Some(&kept.0),
-                &mut Kept::default(),
-                &mut watch,
-            )
-            .unwrap();
+            let resumed =
+                pretrain(&Device::Cpu, &pool, &settings(), Some(&kept.0), &mut Kept::default(), &mut watch)
+                    .unwrap();
             assert_eq!(first_done, Some(stop_at));
             assert!(resumed == whole, "resumed at {stop_at}");
         }
@@ -365,10 +305,7 @@ mod tests {
     fn the_order_of_the_pool_changes_nothing() {
         let (pool, _) = fixture::pool(40, "order");
         let hashes: Vec<_> = (0..40).rev().map(|index| *pool.hash(index)).collect();
-        let pixels = (0..40)
-            .rev()
-            .flat_map(|index| pool.pixels(index).to_vec())
-            .collect();
+        let pixels = (0..40).rev().flat_map(|index| pool.pixels(index).to_vec()).collect();
         let backwards = Pool::from_pixels(fixture::SHAPE, &hashes, pixels).unwrap();
         assert!(fixture::pretext(&pool) == fixture::pretext(&backwards));
     }
@@ -379,39 +316,15 @@ mod tests {
         let (other_pool, _) = fixture::pool(40, "other");
         let mut kept = Kept::default();
         let mut hook = |done: u64, _: u64| {
-            if done == 1 {
-                ControlFlow::Break(Stopped)
-            } else {
-                ControlFlow::Continue(())
-            }
+            if done == 1 { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) }
         };
-        let stopped = pretrain(
-            &Device::Cpu,
-            &other_pool,
-            &settings(),
-            None,
-            &mut kept,
-            &mut hook,
-        );
+        let stopped = pretrain(&Device::Cpu, &other_pool, &settings(), None, &mut kept, &mut hook);
         assert!(matches!(stopped, Err(LearnerError::Stopped)));
-        let fresh = pretrain(
-            &Device::Cpu,
-            &pool,
-            &settings(),
-            None,
-            &mut Kept::default(),
-            &mut go_on,
-        )
-        .unwrap();
+        let fresh =
+            pretrain(&Device::Cpu, &pool, &settings(), None, &mut Kept::default(), &mut go_on).unwrap();
         for resume in [&kept.0[..], b"broken"] {
-            let found = pretrain(
-                &Device::Cpu,
-                &pool,
-                &settings(),
-                Some(resume),
-                &mut Kept::default(),
-                &mut go_on,
-            );
+            let found =
+                pretrain(&Device::Cpu, &pool, &settings(), Some(resume), &mut Kept::default(), &mut go_on);
             assert!(found.unwrap() == fresh);
         }
     }
@@ -429,8 +342,7 @@ mod tests {
         }
         let (pool, _) = fixture::pool(40, "sink");
         let mut hook = |_: u64, _: u64| ControlFlow::Break(Stopped);
-        let error =
-            pretrain(&Device::Cpu, &pool, &settings(), None, &mut Full, &mut hook).unwrap_err();
+        let error = pretrain(&Device::Cpu, &pool, &settings(), None, &mut Full, &mut hook).unwrap_err();
         assert!(error.to_string().contains("no space left"), "{error}");
     }
 }

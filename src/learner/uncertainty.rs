@@ -21,17 +21,9 @@ impl Uncertainty {
     pub fn of(probabilities: &[f32]) -> Self {
         let count = probabilities.len() as f32;
         if probabilities.len() < 2 {
-            return Self {
-                entropy: 0.0,
-                margin: 0.0,
-                least_confidence: 0.0,
-            };
+            return Self { entropy: 0.0, margin: 0.0, least_confidence: 0.0 };
         }
-        let entropy: f32 = probabilities
-            .iter()
-            .filter(|&&p| p > 0.0)
-            .map(|&p| -p * p.ln())
-            .sum();
+        let entropy: f32 = probabilities.iter().filter(|&&p| p > 0.0).map(|&p| -p * p.ln()).sum();
         let (mut first, mut second) = (0.0f32, 0.0f32);
         for &probability in probabilities {
             if probability > first {
@@ -64,10 +56,7 @@ mod tests {
 
     fn close(found: Uncertainty, expected: [f32; 3]) {
         let found = [found.entropy, found.margin, found.least_confidence];
-        let near = found
-            .iter()
-            .zip(expected)
-            .all(|(found, expected)| (found - expected).abs() < 1e-6);
+        let near = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6);
         assert!(near, "{found:?} for {expected:?}");
     }
 
@@ -76,23 +65,13 @@ mod tests {
         close(Uncertainty::of(&[0.25; 4]), [1.0, 1.0, 1.0]);
         close(Uncertainty::of(&[0.0, 1.0, 0.0, 0.0]), [0.0, 0.0, 0.0]);
         // H = ½ ln 2 + 2·¼ ln 4 = 1.5 ln 2; ln 4 = 2 ln 2.
-        close(
-            Uncertainty::of(&[0.5, 0.25, 0.25, 0.0]),
-            [0.75, 0.75, 0.5 * 4.0 / 3.0],
-        );
-        close(
-            Uncertainty::of(&[0.4, 0.4, 0.2, 0.0]),
-            [0.760_964, 1.0, 0.8],
-        );
+        close(Uncertainty::of(&[0.5, 0.25, 0.25, 0.0]), [0.75, 0.75, 0.5 * 4.0 / 3.0]);
+        close(Uncertainty::of(&[0.4, 0.4, 0.2, 0.0]), [0.760_964, 1.0, 0.8]);
     }
 
     #[test]
     fn measures_are_chosen_by_name() {
-        let measured = Uncertainty {
-            entropy: 0.1,
-            margin: 0.2,
-            least_confidence: 0.3,
-        };
+        let measured = Uncertainty { entropy: 0.1, margin: 0.2, least_confidence: 0.3 };
         assert_eq!(measured.by(UncertaintyMeasure::Entropy), 0.1);
         assert_eq!(measured.by(UncertaintyMeasure::Margin), 0.2);
         assert_eq!(measured.by(UncertaintyMeasure::LeastConfidence), 0.3);

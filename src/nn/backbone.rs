@@ -103,9 +103,5 @@ pub fn for_device(device: &Device, architecture: Architecture) -> Box<dyn Backbo
 /// The name of the kernel variant that computes on `device`; results repeat to the bit under the same one only.
 #[must_use]
 pub fn kernel_name(device: &Device) -> &'static str {
-    if device.is_cpu() {
-        ops::kernel_name()
-    } else {
-        "cuda"
-    }
+    if device.is_cpu() { ops::kernel_name() } else { "cuda" }
 }

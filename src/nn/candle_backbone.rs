@@ -23,10 +23,7 @@ impl CandleBackbone {
     /// A backbone that computes `architecture` on `device`.
     #[must_use]
     pub fn new(device: Device, architecture: Architecture) -> Self {
-        Self {
-            device,
-            architecture,
-        }
+        Self { device, architecture }
     }
 }
 
@@ -81,9 +78,7 @@ impl Backbone for CandleBackbone {
             features: features.detach(),
             backbone: flat(parameters, &variables)?,
             head: flat(head, &head_variables)?,
-            statistics: statistics.unwrap_or_else(|| BatchStatistics {
-                values: parameters.buffers.clone(),
-            }),
+            statistics: statistics.unwrap_or_else(|| BatchStatistics { values: parameters.buffers.clone() }),
         })
     }
 }
@@ -93,22 +88,12 @@ impl Backbone for CandleBackbone {
 /// # Errors
 /// `BatchShape` with what was expected.
 pub fn check_batch(architecture: &Architecture, images: &Tensor, mode: Mode) -> Result<()> {
-    let (size, channels) = (
-        architecture.image.size as usize,
-        architecture.image.channels as usize,
-    );
-    let refuse = |expected: String| {
-        Err(NnError::BatchShape {
-            expected,
-            found: images.dims().to_vec(),
-        })
-    };
+    let (size, channels) = (architecture.image.size as usize, architecture.image.channels as usize);
+    let refuse = |expected: String| Err(NnError::BatchShape { expected, found: images.dims().to_vec() });
     let fits = matches!(*images.dims(), [count, height, width, depth]
         if count > 0 && height == size && width == size && depth == channels);
     if !fits {
-        return refuse(format!(
-            "[N, {size}, {size}, {channels}] with N above 0 is needed"
-        ));
+        return refuse(format!("[N, {size}, {size}, {channels}] with N above 0 is needed"));
     }
     if let Mode::Train { groups } | Mode::TrainWithoutTape { groups } = mode
         && (groups == 0 || !images.dims()[0].is_multiple_of(groups))
@@ -130,21 +115,14 @@ fn inside_shape(range: &NamedRange) -> Vec<usize> {
 
 fn value_tensors(store: &ParameterStore, device: &Device) -> Result<Vec<Tensor>> {
     let tensor = |range: &NamedRange| {
-        Ok(Tensor::from_slice(
-            &store.values[range.range.clone()],
-            inside_shape(range),
-            device,
-        )?)
+        Ok(Tensor::from_slice(&store.values[range.range.clone()], inside_shape(range), device)?)
     };
     store.value_ranges().map(tensor).collect()
 }
 
 fn value_variables(store: &ParameterStore, device: &Device) -> Result<Vec<Tensor>> {
     let variable = |tensor: Tensor| Ok(Var::from_tensor(&tensor)?.into_inner());
-    value_tensors(store, device)?
-        .into_iter()
-        .map(variable)
-        .collect()
+    value_tensors(store, device)?.into_iter().map(variable).collect()
 }
 
 /// One walk through the graph.
@@ -159,19 +137,8 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(
-        device: &'a Device,
-        store: &'a ParameterStore,
-        tensors: &'a [Tensor],
-        mode: Mode,
-    ) -> Self {
-        Self {
-            device,
-            buffers: &store.buffers,
-            tensors: tensors.iter(),
-            mode,
-            seen: Vec::new(),
-        }
+    fn new(device: &'a Device, store: &'a ParameterStore, tensors: &'a [Tensor], mode: Mode) -> Self {
+        Self { device, buffers: &store.buffers, tensors: tensors.iter(), mode, seen: Vec::new() }
     }
 
     fn run(&mut self, architecture: &Architecture, images: &Tensor) -> Result<Tensor> {
@@ -194,9 +161,7 @@ impl<'a> Pass<'a> {
 
     fn unit(&mut self, unit: &ConvUnit, x: &Tensor) -> Result<Tensor> {
         let mut next = || {
-            let missing = || NnError::MissingTensor {
-                name: format!("{}.weight", unit.conv_name),
-            };
+            let missing = || NnError::MissingTensor { name: format!("{}.weight", unit.conv_name) };
             self.tensors.next().ok_or_else(missing)
         };
         let (weight, gamma, beta) = (next()?, next()?, next()?);
@@ -210,13 +175,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn norm_by_running(
-        &self,
-        unit: &ConvUnit,
-        y: &Tensor,
-        gamma: &Tensor,
-        beta: &Tensor,
-    ) -> Result<Tensor> {
+    fn norm_by_running(&self, unit: &ConvUnit, y: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
         let buffer = |range: std::ops::Range<usize>| Tensor::new(&self.buffers[range], self.device);
         let mean = buffer(unit.running_mean.clone())?;
         let var = buffer(unit.running_var.clone())?;
@@ -224,17 +183,10 @@ impl<'a> Pass<'a> {
         let shift = (beta - mean.mul(&scale)?)?;
         let channels = unit.conv.out_channels;
         let as_channels = |tensor: Tensor| tensor.reshape((1, channels, 1, 1));
-        Ok(y.broadcast_mul(&as_channels(scale)?)?
-            .broadcast_add(&as_channels(shift)?)?)
+        Ok(y.broadcast_mul(&as_channels(scale)?)?.broadcast_add(&as_channels(shift)?)?)
     }
 
-    fn norm_by_batch(
-        &mut self,
-        y: &Tensor,
-        gamma: &Tensor,
-        beta: &Tensor,
-        groups: usize,
-    ) -> Result<Tensor> {
+    fn norm_by_batch(&mut self, y: &Tensor, gamma: &Tensor, beta: &Tensor, groups: usize) -> Result<Tensor> {
         let (count, channels, height, width) = y.dims4()?;
         let grouped = y.reshape((groups, count / groups, channels, height * width))?;
         let mean = grouped.mean_keepdim((1, 3))?; // [G, 1, C, 1]
@@ -243,15 +195,12 @@ impl<'a> Pass<'a> {
         let seen_count = (count / groups * height * width) as f64;
         let unbiased = (&var * (seen_count / (seen_count - 1.0).max(1.0)))?;
         for statistic in [&mean, &unbiased] {
-            self.seen
-                .push(statistic.detach().reshape((groups, channels))?.mean(0)?);
+            self.seen.push(statistic.detach().reshape((groups, channels))?.mean(0)?);
         }
         let inverse = (var + f64::from(NORM_EPSILON))?.sqrt()?.recip()?;
         let as_channels = |tensor: &Tensor| tensor.reshape((1, 1, channels, 1));
         let scale = inverse.broadcast_mul(&as_channels(gamma)?)?;
-        let normed = centred
-            .broadcast_mul(&scale)?
-            .broadcast_add(&as_channels(beta)?)?;
+        let normed = centred.broadcast_mul(&scale)?.broadcast_add(&as_channels(beta)?)?;
         Ok(normed.reshape((count, channels, height, width))?)
     }
 
@@ -286,10 +235,7 @@ fn max_over_windows(x: &Tensor, axis: usize, pool: &MaxPoolShape) -> Result<Tens
     dims.splice(axis..=axis, [out + 1, 2]);
     let pairs = padded.reshape(dims)?; // the places 2i and 2i + 1 lie beside each other on axis + 1
     let view = |start: usize, parity: usize| {
-        pairs
-            .narrow(axis, start, out)?
-            .narrow(axis + 1, parity, 1)?
-            .squeeze(axis + 1)
+        pairs.narrow(axis, start, out)?.narrow(axis + 1, parity, 1)?.squeeze(axis + 1)
     };
     Ok(view(0, 0)?.maximum(&view(0, 1)?)?.maximum(&view(1, 0)?)?)
 }
@@ -311,11 +257,7 @@ mod tests {
         let image = ImageShape { size, channels };
         let architecture = Architecture::residual(BackboneKind::Small, image, &[4, 6]);
         let mut store = ParameterStore::for_backbone(&architecture);
-        for (value, drawn) in store
-            .values
-            .iter_mut()
-            .zip(random(architecture.parameter_count, "weights"))
-        {
+        for (value, drawn) in store.values.iter_mut().zip(random(architecture.parameter_count, "weights")) {
             *value += 0.5 * drawn;
         }
         (CandleBackbone::new(Device::Cpu, architecture), store)
@@ -341,9 +283,7 @@ mod tests {
         let mut head = ParameterStore::of_plain(&[("fc.weight", &[3, 6]), ("fc.bias", &[3])]);
         head.values = random(21, "head");
         let step = |store: &ParameterStore, head: &ParameterStore| {
-            backbone
-                .step_gradients(store, head, &images, 1, &mut weighted_sum)
-                .expect("a step")
+            backbone.step_gradients(store, head, &images, 1, &mut weighted_sum).expect("a step")
         };
         let found = step(&store, &head);
         let delta = 1e-2;
@@ -375,9 +315,8 @@ mod tests {
     fn eval_with_the_batch_statistics_gives_the_training_features() {
         let (backbone, mut store) = tiny(8, 3);
         let images = batch(5, 8, 3);
-        let (trained, statistics) = backbone
-            .features(&store, &images, Mode::Train { groups: 1 })
-            .expect("a pass");
+        let (trained, statistics) =
+            backbone.features(&store, &images, Mode::Train { groups: 1 }).expect("a pass");
         let statistics = statistics.expect("training returns statistics");
         store.update_running(&statistics, 1.0);
         // Eval divides by the unbiased variance, training by the biased one; bring it back for the comparison.
@@ -387,13 +326,10 @@ mod tests {
                 .iter_mut()
                 .for_each(|var| *var *= (seen_count - 1.0) / seen_count);
         }
-        let (evaluated, none) = backbone
-            .features(&store, &images, Mode::Eval)
-            .expect("a pass");
+        let (evaluated, none) = backbone.features(&store, &images, Mode::Eval).expect("a pass");
         assert!(none.is_none());
-        let difference = (trained - evaluated)
-            .and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>())
-            .expect("one number");
+        let difference =
+            (trained - evaluated).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>()).expect("one number");
         assert!(difference < 1e-4, "{difference}");
     }
 
@@ -401,83 +337,55 @@ mod tests {
     fn each_group_is_normed_by_itself() {
         let (backbone, store) = tiny(8, 1);
         let images = batch(6, 8, 1);
-        let (together, _) = backbone
-            .features(&store, &images, Mode::TrainWithoutTape { groups: 2 })
-            .expect("a pass");
+        let (together, _) =
+            backbone.features(&store, &images, Mode::TrainWithoutTape { groups: 2 }).expect("a pass");
         let half = images.narrow(0, 3, 3).expect("the second half");
-        let (alone, _) = backbone
-            .features(&store, &half, Mode::Train { groups: 1 })
-            .expect("a pass");
+        let (alone, _) = backbone.features(&store, &half, Mode::Train { groups: 1 }).expect("a pass");
         let difference = (together.narrow(0, 3, 3).expect("the second half") - alone)
             .and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>())
             .expect("one number");
         assert!(difference < 1e-5, "{difference}");
-        let error = backbone
-            .features(&store, &images, Mode::Train { groups: 4 })
-            .unwrap_err();
+        let error = backbone.features(&store, &images, Mode::Train { groups: 4 }).unwrap_err();
         assert!(error.to_string().contains("4 equal groups"), "{error}");
     }
 
     #[test]
     fn the_max_pool_takes_the_largest_of_nine_and_sends_the_gradient_there() {
         for size in [5usize, 6] {
-            let pool = MaxPoolShape {
-                channels: 1,
-                in_size: size,
-                out_size: size.div_ceil(2),
-            };
-            let numbers: Vec<f32> = random(size * size, "pool")
-                .iter()
-                .map(|v| v.abs())
-                .collect();
-            let image = Var::from_vec(numbers.clone(), (1, 1, size, size), &Device::Cpu)
-                .expect("sizes agree");
+            let pool = MaxPoolShape { channels: 1, in_size: size, out_size: size.div_ceil(2) };
+            let numbers: Vec<f32> = random(size * size, "pool").iter().map(|v| v.abs()).collect();
+            let image =
+                Var::from_vec(numbers.clone(), (1, 1, size, size), &Device::Cpu).expect("sizes agree");
             let pooled = max_pool(&image, &pool).expect("a pool");
-            let gradient = pooled
-                .sum_all()
-                .and_then(|sum| sum.backward())
-                .expect("a backward pass");
+            let gradient = pooled.sum_all().and_then(|sum| sum.backward()).expect("a backward pass");
             let mut expected_gradient = vec![0.0; size * size];
             let mut expected = Vec::new();
             for row in 0..pool.out_size {
                 for column in 0..pool.out_size {
                     let places = (0..9).filter_map(|tap| {
-                        let (y, x) = (
-                            (2 * row + tap / 3).checked_sub(1)?,
-                            (2 * column + tap % 3).checked_sub(1)?,
-                        );
+                        let (y, x) =
+                            ((2 * row + tap / 3).checked_sub(1)?, (2 * column + tap % 3).checked_sub(1)?);
                         (y < size && x < size).then_some(y * size + x)
                     });
-                    let largest = places
-                        .max_by(|&a, &b| numbers[a].total_cmp(&numbers[b]))
-                        .expect("nine places");
+                    let largest =
+                        places.max_by(|&a, &b| numbers[a].total_cmp(&numbers[b])).expect("nine places");
                     expected.push(numbers[largest]);
                     expected_gradient[largest] += 1.0;
                 }
             }
-            let found = |tensor: &Tensor| {
-                tensor
-                    .flatten_all()
-                    .and_then(|t| t.to_vec1::<f32>())
-                    .expect("numbers")
-            };
+            let found =
+                |tensor: &Tensor| tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("numbers");
             assert_eq!(found(&pooled), expected);
-            assert_eq!(
-                found(gradient.get(&image).expect("a gradient")),
-                expected_gradient
-            );
+            assert_eq!(found(gradient.get(&image).expect("a gradient")), expected_gradient);
         }
     }
 
     #[test]
     fn a_batch_of_another_size_is_refused_with_both_shapes() {
         let (backbone, store) = tiny(8, 1);
-        let error = backbone
-            .features(&store, &batch(2, 9, 1), Mode::Eval)
-            .unwrap_err();
+        let error = backbone.features(&store, &batch(2, 9, 1), Mode::Eval).unwrap_err();
         assert!(
-            error.to_string().contains("[2, 9, 9, 1]")
-                && error.to_string().contains("[N, 8, 8, 1]"),
+            error.to_string().contains("[2, 9, 9, 1]") && error.to_string().contains("[N, 8, 8, 1]"),
             "{error}"
         );
     }

@@ -171,39 +171,29 @@ impl Checkpoint {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut tensors = self.backbone.export();
         tensors.extend(self.head.export());
-        let progress =
-            self.training.as_ref().map(|training| {
-                for (owner, saved) in [("backbone", &training.backbone), ("head", &training.head)] {
-                    tensors.extend(saved.state.iter().enumerate().map(|(place, vector)| {
-                        NamedTensor {
-                            name: state_name(owner, place),
-                            shape: vec![vector.len()],
-                            values: vector.clone(),
-                        }
-                    }));
-                }
-                SavedProgress {
-                    progress: training.progress,
-                    backbone_step_count: training.backbone.step_count,
-                    backbone_vector_count: training.backbone.state.len(),
-                    head_step_count: training.head.step_count,
-                    head_vector_count: training.head.state.len(),
-                }
-            });
-        let metadata = Metadata {
-            manifest: self.manifest.clone(),
-            progress,
-        };
-        let metadata = serde_json::to_string(&metadata)
-            .map_err(|error| NnError::Checkpoint(error.to_string()))?;
-        let bytes: Vec<Vec<u8>> = tensors
-            .iter()
-            .map(|tensor| to_little_endian(&tensor.values))
-            .collect();
+        let progress = self.training.as_ref().map(|training| {
+            for (owner, saved) in [("backbone", &training.backbone), ("head", &training.head)] {
+                tensors.extend(saved.state.iter().enumerate().map(|(place, vector)| NamedTensor {
+                    name: state_name(owner, place),
+                    shape: vec![vector.len()],
+                    values: vector.clone(),
+                }));
+            }
+            SavedProgress {
+                progress: training.progress,
+                backbone_step_count: training.backbone.step_count,
+                backbone_vector_count: training.backbone.state.len(),
+                head_step_count: training.head.step_count,
+                head_vector_count: training.head.state.len(),
+            }
+        });
+        let metadata = Metadata { manifest: self.manifest.clone(), progress };
+        let metadata =
+            serde_json::to_string(&metadata).map_err(|error| NnError::Checkpoint(error.to_string()))?;
+        let bytes: Vec<Vec<u8>> = tensors.iter().map(|tensor| to_little_endian(&tensor.values)).collect();
         let views = tensors.iter().zip(&bytes).map(|(tensor, bytes)| {
             let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes);
-            view.map(|view| (tensor.name.as_str(), view))
-                .map_err(format_error)
+            view.map(|view| (tensor.name.as_str(), view)).map_err(format_error)
         });
         let views = views.collect::<Result<Vec<_>>>()?;
         // One key only: the format writes metadata in the order of a hash map.
@@ -217,12 +207,8 @@ impl Checkpoint {
     /// Bytes that aren't safetensors, weights without a manifest, a manifest of a newer layout, or tensors that don't fit the network.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(format_error)?;
-        let text = header
-            .metadata()
-            .as_ref()
-            .and_then(|entries| entries.get(METADATA_KEY));
-        let text =
-            text.ok_or_else(|| NnError::Checkpoint("it has no manifest of gleaner".to_owned()))?;
+        let text = header.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
+        let text = text.ok_or_else(|| NnError::Checkpoint("it has no manifest of gleaner".to_owned()))?;
         let format = serde_json::from_str::<serde_json::Value>(text)
             .ok()
             .and_then(|v| v["manifest"]["format"].as_u64());
@@ -236,25 +222,14 @@ impl Checkpoint {
             serde_json::from_str(text).map_err(|error| NnError::Checkpoint(error.to_string()))?;
         let manifest = metadata.manifest;
         let file = SafeTensors::deserialize(bytes).map_err(format_error)?;
-        let tensors = file
-            .iter()
-            .map(|(name, view)| read_tensor(name, &view))
-            .collect::<Result<Vec<_>>>()?;
+        let tensors = file.iter().map(|(name, view)| read_tensor(name, &view)).collect::<Result<Vec<_>>>()?;
         let architecture = Architecture::new(manifest.backbone, manifest.image);
         let mut backbone = ParameterStore::for_backbone(&architecture);
         backbone.import(&tensors)?;
         let mut head = head::linear(architecture.feature_count, manifest.class_count);
         head.import(&tensors)?;
-        let training = metadata
-            .progress
-            .map(|saved| read_training(&saved, tensors))
-            .transpose()?;
-        Ok(Self {
-            manifest,
-            backbone,
-            head,
-            training,
-        })
+        let training = metadata.progress.map(|saved| read_training(&saved, tensors)).transpose()?;
+        Ok(Self { manifest, backbone, head, training })
     }
 }
 
@@ -263,8 +238,7 @@ fn state_name(owner: &str, place: usize) -> String {
 }
 
 fn read_training(saved: &SavedProgress, tensors: Vec<NamedTensor>) -> Result<TrainingState> {
-    let mut by_name: HashMap<String, Vec<f32>> =
-        tensors.into_iter().map(|t| (t.name, t.values)).collect();
+    let mut by_name: HashMap<String, Vec<f32>> = tensors.into_iter().map(|t| (t.name, t.values)).collect();
     let mut read = |owner: &str, vector_count: usize| {
         (0..vector_count)
             .map(|place| {
@@ -277,38 +251,22 @@ fn read_training(saved: &SavedProgress, tensors: Vec<NamedTensor>) -> Result<Tra
         step_count: saved.backbone_step_count,
         state: read("backbone", saved.backbone_vector_count)?,
     };
-    let head = SavedOptimizer {
-        step_count: saved.head_step_count,
-        state: read("head", saved.head_vector_count)?,
-    };
-    Ok(TrainingState {
-        progress: saved.progress,
-        backbone,
-        head,
-    })
+    let head =
+        SavedOptimizer { step_count: saved.head_step_count, state: read("head", saved.head_vector_count)? };
+    Ok(TrainingState { progress: saved.progress, backbone, head })
 }
 
 fn read_tensor(name: &str, view: &TensorView<'_>) -> Result<NamedTensor> {
     if view.dtype() != Dtype::F32 {
-        return Err(NnError::Checkpoint(format!(
-            "tensor `{name}` is {:?}, F32 is needed",
-            view.dtype()
-        )));
+        return Err(NnError::Checkpoint(format!("tensor `{name}` is {:?}, F32 is needed", view.dtype())));
     }
     let number = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     let values = view.data().chunks_exact(4).map(number).collect();
-    Ok(NamedTensor {
-        name: name.to_owned(),
-        shape: view.shape().to_vec(),
-        values,
-    })
+    Ok(NamedTensor { name: name.to_owned(), shape: view.shape().to_vec(), values })
 }
 
 fn to_little_endian(values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect()
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form map_err takes")]
@@ -322,10 +280,7 @@ mod tests {
     use crate::nn::initialize;
 
     fn checkpoint() -> Checkpoint {
-        let image = ImageShape {
-            size: 8,
-            channels: 1,
-        };
+        let image = ImageShape { size: 8, channels: 1 };
         let architecture = Architecture::new(BackboneKind::Small, image);
         let mut head = head::linear(architecture.feature_count, 3);
         initialize::initialize_head(&mut head, architecture.feature_count, 7, 2);
@@ -336,10 +291,7 @@ mod tests {
             backbone: BackboneKind::Small,
             image,
             class_count: 3,
-            normalization: Normalization {
-                mean: vec![0.286_041],
-                std: vec![0.353_024],
-            },
+            normalization: Normalization { mean: vec![0.286_041], std: vec![0.353_024] },
             pretext: PretextSettings::default(),
             fine_tune: Some(FineTuneSettings::default()),
             round: Some(2),
@@ -348,18 +300,10 @@ mod tests {
             run: "00".to_owned(),
             kernel: "portable".to_owned(),
             thread_count: 2,
-            epochs: vec![EpochRecord {
-                loss: 1.1,
-                accuracy: 0.4,
-            }],
+            epochs: vec![EpochRecord { loss: 1.1, accuracy: 0.4 }],
         };
         let backbone = initialize::initial_backbone(&architecture, 7);
-        Checkpoint {
-            manifest,
-            backbone,
-            head,
-            training: None,
-        }
+        Checkpoint { manifest, backbone, head, training: None }
     }
 
     #[test]
@@ -383,10 +327,7 @@ mod tests {
             backbone: saved(&checkpoint.backbone, 99),
             head: saved(&checkpoint.head, 99),
         });
-        assert_eq!(
-            Checkpoint::from_bytes(&checkpoint.to_bytes().unwrap()).unwrap(),
-            checkpoint
-        );
+        assert_eq!(Checkpoint::from_bytes(&checkpoint.to_bytes().unwrap()).unwrap(), checkpoint);
     }
 
     #[test]
@@ -409,11 +350,7 @@ mod tests {
         let data = [0; 4];
         let view = TensorView::new(Dtype::F32, vec![1], &data).unwrap();
         let foreign = safetensors::serialize([("fc.bias", view)], None).unwrap();
-        assert!(
-            reason(&foreign).contains("no manifest"),
-            "{}",
-            reason(&foreign)
-        );
+        assert!(reason(&foreign).contains("no manifest"), "{}", reason(&foreign));
         let mut newer = checkpoint();
         newer.manifest.format = FORMAT + 1;
         let newer = newer.to_bytes().unwrap();
@@ -421,10 +358,6 @@ mod tests {
         let mut smaller = checkpoint();
         smaller.manifest.class_count = 2;
         let smaller = smaller.to_bytes().unwrap();
-        assert!(
-            reason(&smaller).contains("fc.weight"),
-            "{}",
-            reason(&smaller)
-        );
+        assert!(reason(&smaller).contains("fc.weight"), "{}", reason(&smaller));
     }
 }

@@ -131,22 +131,11 @@ impl Architecture {
         let mut size = image.size as usize;
         let large = image.size > SMALL_STEM_SIZE_MAX;
         let (kernel, stride) = if large { (7, 2) } else { (3, 1) };
-        let stem = plan.unit(
-            "conv1",
-            "bn1",
-            image.channels as usize,
-            stem_channels,
-            kernel,
-            stride,
-            size,
-        );
+        let stem = plan.unit("conv1", "bn1", image.channels as usize, stem_channels, kernel, stride, size);
         size = stem.conv.out_size;
         let max_pool = large.then(|| {
-            let pool = MaxPoolShape {
-                channels: stem_channels,
-                in_size: size,
-                out_size: strided(size, 3, 2, 1),
-            };
+            let pool =
+                MaxPoolShape { channels: stem_channels, in_size: size, out_size: strided(size, 3, 2, 1) };
             size = pool.out_size;
             pool
         });
@@ -155,13 +144,7 @@ impl Architecture {
         for (stage, &width) in stage_channels.iter().enumerate() {
             for place in 0..2 {
                 let stride = if place == 0 && stage > 0 { 2 } else { 1 };
-                let block = plan.block(
-                    &format!("layer{}.{place}", stage + 1),
-                    channels,
-                    width,
-                    stride,
-                    size,
-                );
+                let block = plan.block(&format!("layer{}.{place}", stage + 1), channels, width, stride, size);
                 size = block.conv2.conv.out_size;
                 channels = width;
                 blocks.push(block);
@@ -181,11 +164,10 @@ impl Architecture {
 
     /// Every convolution in the order of its parameters: the stem, then each block's conv1, conv2 and downsample.
     pub fn units(&self) -> impl Iterator<Item = &ConvUnit> {
-        let blocks = self.blocks.iter().flat_map(|block| {
-            [&block.conv1, &block.conv2]
-                .into_iter()
-                .chain(&block.downsample)
-        });
+        let blocks = self
+            .blocks
+            .iter()
+            .flat_map(|block| [&block.conv1, &block.conv2].into_iter().chain(&block.downsample));
         std::iter::once(&self.stem).chain(blocks)
     }
 
@@ -204,10 +186,7 @@ struct Plan {
 }
 
 impl Plan {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "two names and the five extents of a convolution"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "two names and the five extents of a convolution")]
     fn unit(
         &mut self,
         conv_name: &str,
@@ -220,31 +199,14 @@ impl Plan {
     ) -> ConvUnit {
         let padding = kernel / 2;
         let out_size = strided(in_size, kernel, stride, padding);
-        let conv = ConvShape {
-            in_channels,
-            out_channels,
-            kernel,
-            stride,
-            padding,
-            in_size,
-            out_size,
-        };
+        let conv = ConvShape { in_channels, out_channels, kernel, stride, padding, in_size, out_size };
         let weight = take(&mut self.parameter_count, conv.weight_count());
         let gamma = take(&mut self.parameter_count, out_channels);
         let beta = take(&mut self.parameter_count, out_channels);
         let running_mean = take(&mut self.buffer_count, out_channels);
         let running_var = take(&mut self.buffer_count, out_channels);
         let (conv_name, norm_name) = (conv_name.to_owned(), norm_name.to_owned());
-        ConvUnit {
-            conv,
-            conv_name,
-            norm_name,
-            weight,
-            gamma,
-            beta,
-            running_mean,
-            running_var,
-        }
+        ConvUnit { conv, conv_name, norm_name, weight, gamma, beta, running_mean, running_var }
     }
 
     fn block(
@@ -256,41 +218,13 @@ impl Plan {
         size: usize,
     ) -> BasicBlock {
         let named = |part: &str| format!("{name}.{part}");
-        let conv1 = self.unit(
-            &named("conv1"),
-            &named("bn1"),
-            in_channels,
-            width,
-            3,
-            stride,
-            size,
-        );
-        let conv2 = self.unit(
-            &named("conv2"),
-            &named("bn2"),
-            width,
-            width,
-            3,
-            1,
-            conv1.conv.out_size,
-        );
+        let conv1 = self.unit(&named("conv1"), &named("bn1"), in_channels, width, 3, stride, size);
+        let conv2 = self.unit(&named("conv2"), &named("bn2"), width, width, 3, 1, conv1.conv.out_size);
         let changes = stride != 1 || in_channels != width;
         let downsample = changes.then(|| {
-            self.unit(
-                &named("downsample.0"),
-                &named("downsample.1"),
-                in_channels,
-                width,
-                1,
-                stride,
-                size,
-            )
+            self.unit(&named("downsample.0"), &named("downsample.1"), in_channels, width, 1, stride, size)
         });
-        BasicBlock {
-            conv1,
-            conv2,
-            downsample,
-        }
+        BasicBlock { conv1, conv2, downsample }
     }
 }
 
@@ -321,52 +255,25 @@ mod tests {
         assert_eq!(graph.buffer_count, 9_600);
         assert_eq!(graph.feature_count, 512);
         let last = graph.blocks.last().expect("eight blocks");
-        assert_eq!(
-            (
-                graph.max_pool.map(|pool| pool.out_size),
-                last.conv2.conv.out_size
-            ),
-            (Some(56), 7)
-        );
+        assert_eq!((graph.max_pool.map(|pool| pool.out_size), last.conv2.conv.out_size), (Some(56), 7));
     }
 
     #[test]
     fn small_images_keep_their_resolution_in_the_stem() {
         let graph = resnet18(32);
-        assert_eq!(
-            (
-                graph.stem.conv.kernel,
-                graph.stem.conv.out_size,
-                graph.max_pool
-            ),
-            (3, 32, None)
-        );
+        assert_eq!((graph.stem.conv.kernel, graph.stem.conv.out_size, graph.max_pool), (3, 32, None));
         // PERFORMANCE.md: 1.11 GFLOP an image.
         assert!((1_100_000_000..1_120_000_000).contains(&graph.operation_count()));
     }
 
     #[test]
     fn small_is_the_three_stage_net_of_the_measurements() {
-        let graph = Architecture::new(
-            BackboneKind::Small,
-            ImageShape {
-                size: 28,
-                channels: 1,
-            },
-        );
+        let graph = Architecture::new(BackboneKind::Small, ImageShape { size: 28, channels: 1 });
         assert_eq!(graph.blocks.len(), 6);
-        let sizes: Vec<_> = graph
-            .blocks
-            .iter()
-            .map(|block| block.conv2.conv.out_size)
-            .collect();
+        let sizes: Vec<_> = graph.blocks.iter().map(|block| block.conv2.conv.out_size).collect();
         assert_eq!(sizes, [28, 28, 14, 14, 7, 7]);
         // PERFORMANCE.md: 0.040 GFLOP an image.
-        assert!(
-            (39_000_000..41_000_000).contains(&graph.operation_count()),
-            "{}",
-            graph.operation_count()
-        );
+        assert!((39_000_000..41_000_000).contains(&graph.operation_count()), "{}", graph.operation_count());
     }
 
     #[test]
@@ -383,41 +290,23 @@ mod tests {
                 buffer = range.end;
             }
         }
-        assert_eq!(
-            (parameter, buffer),
-            (graph.parameter_count, graph.buffer_count)
-        );
+        assert_eq!((parameter, buffer), (graph.parameter_count, graph.buffer_count));
     }
 
     #[test]
     fn names_are_torchvisions() {
-        let names: Vec<_> = resnet18(32)
-            .units()
-            .map(|unit| (unit.conv_name.clone(), unit.norm_name.clone()))
-            .collect();
+        let names: Vec<_> =
+            resnet18(32).units().map(|unit| (unit.conv_name.clone(), unit.norm_name.clone())).collect();
         assert_eq!(names[0], ("conv1".to_owned(), "bn1".to_owned()));
-        assert!(names.contains(&(
-            "layer2.0.downsample.0".to_owned(),
-            "layer2.0.downsample.1".to_owned()
-        )));
+        assert!(names.contains(&("layer2.0.downsample.0".to_owned(), "layer2.0.downsample.1".to_owned())));
         assert!(names.contains(&("layer4.1.conv2".to_owned(), "layer4.1.bn2".to_owned())));
         assert_eq!(names.len(), 20);
     }
 
     #[test]
     fn odd_sizes_round_up_as_pytorch_does() {
-        let graph = Architecture::new(
-            BackboneKind::Small,
-            ImageShape {
-                size: 27,
-                channels: 1,
-            },
-        );
-        let sizes: Vec<_> = graph
-            .blocks
-            .iter()
-            .map(|block| block.conv2.conv.out_size)
-            .collect();
+        let graph = Architecture::new(BackboneKind::Small, ImageShape { size: 27, channels: 1 });
+        let sizes: Vec<_> = graph.blocks.iter().map(|block| block.conv2.conv.out_size).collect();
         assert_eq!(sizes, [27, 27, 14, 14, 7, 7]);
     }
 }

@@ -16,10 +16,7 @@ const ROWS_PER_PRODUCT: usize = 8192;
 /// A head of zeros for `feature_count` features and `class_count` classes.
 #[must_use]
 pub fn linear(feature_count: usize, class_count: usize) -> ParameterStore {
-    ParameterStore::of_plain(&[
-        ("fc.weight", &[class_count, feature_count]),
-        ("fc.bias", &[class_count]),
-    ])
+    ParameterStore::of_plain(&[("fc.weight", &[class_count, feature_count]), ("fc.bias", &[class_count])])
 }
 
 /// Number of classes of a linear head.
@@ -34,10 +31,7 @@ pub fn class_count(head: &ParameterStore) -> usize {
 /// Shapes that don't fit, or the device's.
 pub fn logits(features: &Tensor, head: &[Tensor]) -> Result<Tensor> {
     let [weight, bias] = head else {
-        candle_core::bail!(
-            "a linear head has a weight and a bias, not {} tensors",
-            head.len()
-        );
+        candle_core::bail!("a linear head has a weight and a bias, not {} tensors", head.len());
     };
     if features.device().is_cpu() {
         linear::linear(features, weight, bias)
@@ -56,25 +50,14 @@ pub fn logits_of(features: &[f32], head: &ParameterStore) -> Result<Vec<f32>> {
     let bias = head.slice("fc.bias").unwrap_or_default();
     let feature_count = weight.len().checked_div(class_count).unwrap_or(0);
     if feature_count == 0 || !features.len().is_multiple_of(feature_count) {
-        candle_core::bail!(
-            "{} features don't fit a head of {class_count} × {feature_count}",
-            features.len()
-        );
+        candle_core::bail!("{} features don't fit a head of {class_count} × {feature_count}", features.len());
     }
     let weight = Tensor::from_slice(weight, (class_count, feature_count), &Device::Cpu)?;
     let bias = Tensor::from_slice(bias, class_count, &Device::Cpu)?;
     let mut logits = Vec::with_capacity(features.len() / feature_count * class_count);
     for rows in features.chunks(ROWS_PER_PRODUCT * feature_count) {
-        let rows = Tensor::from_slice(
-            rows,
-            (rows.len() / feature_count, feature_count),
-            &Device::Cpu,
-        )?;
-        logits.extend(
-            linear::linear(&rows, &weight, &bias)?
-                .flatten_all()?
-                .to_vec1::<f32>()?,
-        );
+        let rows = Tensor::from_slice(rows, (rows.len() / feature_count, feature_count), &Device::Cpu)?;
+        logits.extend(linear::linear(&rows, &weight, &bias)?.flatten_all()?.to_vec1::<f32>()?);
     }
     Ok(logits)
 }
@@ -106,15 +89,8 @@ pub fn classified_step(
         cross_entropy(&logits, targets)
     };
     let gradients = backbone.step_gradients(parameters, head, images, 1, &mut loss)?;
-    let correct_count = answers
-        .iter()
-        .zip(targets)
-        .filter(|(answer, target)| answer == target)
-        .count();
-    Ok(ClassifiedStep {
-        gradients,
-        correct_count,
-    })
+    let correct_count = answers.iter().zip(targets).filter(|(answer, target)| answer == target).count();
+    Ok(ClassifiedStep { gradients, correct_count })
 }
 
 #[cfg(test)]
@@ -136,10 +112,7 @@ mod tests {
         head.values = random(head.values.len(), "head");
         let features = random(count * feature_count, "features");
         let found = logits_of(&features, &head).unwrap();
-        let (weight, bias) = (
-            head.slice("fc.weight").unwrap(),
-            head.slice("fc.bias").unwrap(),
-        );
+        let (weight, bias) = (head.slice("fc.weight").unwrap(), head.slice("fc.bias").unwrap());
         for row in [0, 1, ROWS_PER_PRODUCT, count - 1] {
             for class in 0..class_count {
                 let terms = features[row * feature_count..]
@@ -154,12 +127,7 @@ mod tests {
             Tensor::from_slice(bias, class_count, &Device::Cpu).unwrap(),
         ];
         let batch = Tensor::from_slice(&features, (count, feature_count), &Device::Cpu).unwrap();
-        let together = logits(&batch, &tensors)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap();
+        let together = logits(&batch, &tensors).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(found, together);
         assert!(logits_of(&features[1..], &head).is_err());
     }

@@ -16,10 +16,7 @@ use crate::domain::seed::StreamKey;
 pub fn initial_backbone(architecture: &Architecture, seed: u64) -> ParameterStore {
     let mut store = ParameterStore::for_backbone(architecture);
     let mut values = std::mem::take(&mut store.values);
-    for range in store
-        .value_ranges()
-        .filter(|range| range.layout == Layout::Convolution)
-    {
+    for range in store.value_ranges().filter(|range| range.layout == Layout::Convolution) {
         let fan_out = range.range.len() / range.shape[1].max(1);
         let deviation = (2.0 / fan_out as f32).sqrt();
         let mut stream = tensor_stream(&range.name, seed, 0);
@@ -45,9 +42,7 @@ pub fn initialize_head(head: &mut ParameterStore, feature_count: usize, seed: u6
 }
 
 fn tensor_stream(name: &str, seed: u64, round: u32) -> ChaCha8Rng {
-    StreamKey::new(seed, &format!("initialize.{name}"))
-        .with_number(u64::from(round))
-        .stream()
+    StreamKey::new(seed, &format!("initialize.{name}")).with_number(u64::from(round)).stream()
 }
 
 /// A standard normal number (Box and Muller 1958, the cosine half).
@@ -65,45 +60,21 @@ mod tests {
 
     #[test]
     fn convolutions_have_the_deviation_of_kaiming_and_norms_are_the_identity() {
-        let architecture = Architecture::new(
-            BackboneKind::Small,
-            ImageShape {
-                size: 28,
-                channels: 1,
-            },
-        );
+        let architecture = Architecture::new(BackboneKind::Small, ImageShape { size: 28, channels: 1 });
         let store = initial_backbone(&architecture, 7);
-        let weight = store
-            .slice("layer3.1.conv2.weight")
-            .expect("a layer of small");
-        let deviation =
-            (weight.iter().map(|v| f64::from(v * v)).sum::<f64>() / weight.len() as f64).sqrt();
+        let weight = store.slice("layer3.1.conv2.weight").expect("a layer of small");
+        let deviation = (weight.iter().map(|v| f64::from(v * v)).sum::<f64>() / weight.len() as f64).sqrt();
         let expected = (2.0f64 / (9.0 * 64.0)).sqrt();
-        assert!(
-            (deviation / expected - 1.0).abs() < 0.02,
-            "{deviation} for {expected}"
-        );
+        assert!((deviation / expected - 1.0).abs() < 0.02, "{deviation} for {expected}");
         assert_eq!(store.slice("bn1.weight"), Some(&[1.0f32; 16][..]));
         assert_eq!(store.slice("bn1.running_var"), Some(&[1.0f32; 16][..]));
     }
 
     #[test]
     fn the_same_seed_repeats_and_another_seed_or_round_differs() {
-        let architecture = Architecture::new(
-            BackboneKind::Small,
-            ImageShape {
-                size: 28,
-                channels: 1,
-            },
-        );
-        assert_eq!(
-            initial_backbone(&architecture, 7),
-            initial_backbone(&architecture, 7)
-        );
-        assert_ne!(
-            initial_backbone(&architecture, 7),
-            initial_backbone(&architecture, 8)
-        );
+        let architecture = Architecture::new(BackboneKind::Small, ImageShape { size: 28, channels: 1 });
+        assert_eq!(initial_backbone(&architecture, 7), initial_backbone(&architecture, 7));
+        assert_ne!(initial_backbone(&architecture, 7), initial_backbone(&architecture, 8));
         let drawn = |round| {
             let mut store = head::linear(64, 10);
             initialize_head(&mut store, 64, 7, round);

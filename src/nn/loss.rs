@@ -13,9 +13,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let top = logits.max_keepdim(D::Minus1)?.detach();
     let centred = logits.broadcast_sub(&top)?;
     let log_sum = centred.exp()?.sum_keepdim(D::Minus1)?.log()?; // [N, 1]
-    log_sum
-        .sub(&centred.gather(&targets, D::Minus1)?)?
-        .mean_all()
+    log_sum.sub(&centred.gather(&targets, D::Minus1)?)?.mean_all()
 }
 
 /// `−ln softmax(logits)[target]` of one row, in nats; 0 or more.
@@ -34,9 +32,7 @@ pub fn softmax(logits: &mut [f32]) {
         *logit = (*logit - top).exp();
         sum += *logit;
     }
-    logits
-        .iter_mut()
-        .for_each(|probability| *probability /= sum);
+    logits.iter_mut().for_each(|probability| *probability /= sum);
 }
 
 #[cfg(test)]
@@ -52,17 +48,8 @@ mod tests {
         let loss = cross_entropy(&logits, &[2, 0]).unwrap();
         let expected = (0.407_605_96 + 3f32.ln()) / 2.0;
         assert!((loss.to_scalar::<f32>().unwrap() - expected).abs() < 1e-6);
-        let gradient = loss
-            .backward()
-            .unwrap()
-            .get(&logits)
-            .unwrap()
-            .to_vec2::<f32>()
-            .unwrap();
-        let expected = [
-            [0.045_015_3, 0.122_364_2, -0.167_379_5],
-            [-1.0 / 3.0, 1.0 / 6.0, 1.0 / 6.0],
-        ];
+        let gradient = loss.backward().unwrap().get(&logits).unwrap().to_vec2::<f32>().unwrap();
+        let expected = [[0.045_015_3, 0.122_364_2, -0.167_379_5], [-1.0 / 3.0, 1.0 / 6.0, 1.0 / 6.0]];
         for (found, expected) in gradient.iter().flatten().zip(expected.iter().flatten()) {
             assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
         }

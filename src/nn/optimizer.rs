@@ -52,35 +52,18 @@ impl Optimizer {
     /// Starts a rule on `value_count` numbers.
     #[must_use]
     pub fn new(rule: Rule, value_count: usize) -> Self {
-        Self {
-            rule,
-            step_count: 0,
-            state: vec![vec![0.0; value_count]; rule.state_count()],
-        }
+        Self { rule, step_count: 0, state: vec![vec![0.0; value_count]; rule.state_count()] }
     }
 
     /// Takes a saved state up again.
     ///
     /// # Errors
     /// State vectors of another number or length than the rule needs.
-    pub fn resume(
-        rule: Rule,
-        value_count: usize,
-        step_count: u64,
-        state: Vec<Vec<f32>>,
-    ) -> Result<Self> {
-        if state.len() != rule.state_count()
-            || state.iter().any(|vector| vector.len() != value_count)
-        {
-            return Err(NnError::OptimizerState {
-                expected: (rule.state_count(), value_count),
-            });
+    pub fn resume(rule: Rule, value_count: usize, step_count: u64, state: Vec<Vec<f32>>) -> Result<Self> {
+        if state.len() != rule.state_count() || state.iter().any(|vector| vector.len() != value_count) {
+            return Err(NnError::OptimizerState { expected: (rule.state_count(), value_count) });
         }
-        Ok(Self {
-            rule,
-            step_count,
-            state,
-        })
+        Ok(Self { rule, step_count, state })
     }
 
     /// Steps taken so far.
@@ -99,39 +82,13 @@ impl Optimizer {
     pub fn step(&mut self, values: &mut [f32], gradients: &[f32], rate: f32) {
         self.step_count += 1;
         match (self.rule, self.state.as_mut_slice()) {
-            (
-                Rule::Sgd {
-                    momentum,
-                    weight_decay,
-                },
-                [velocity],
-            ) => {
-                let step = SgdStep {
-                    learning_rate: rate,
-                    momentum,
-                    weight_decay,
-                    nesterov: true,
-                };
+            (Rule::Sgd { momentum, weight_decay }, [velocity]) => {
+                let step = SgdStep { learning_rate: rate, momentum, weight_decay, nesterov: true };
                 sgd_step(values, gradients, velocity, &step);
             }
-            (
-                Rule::AdamW {
-                    beta1,
-                    beta2,
-                    epsilon,
-                    weight_decay,
-                },
-                [mean, square],
-            ) => {
+            (Rule::AdamW { beta1, beta2, epsilon, weight_decay }, [mean, square]) => {
                 let number = u32::try_from(self.step_count).unwrap_or(u32::MAX);
-                let step = AdamWStep {
-                    learning_rate: rate,
-                    beta1,
-                    beta2,
-                    epsilon,
-                    weight_decay,
-                    number,
-                };
+                let step = AdamWStep { learning_rate: rate, beta1, beta2, epsilon, weight_decay, number };
                 adamw_step(values, gradients, mean, square, &step);
             }
             _ => unreachable!("the state has as many vectors as its rule keeps"),
@@ -143,16 +100,8 @@ impl Optimizer {
 mod tests {
     use super::*;
 
-    const SGD: Rule = Rule::Sgd {
-        momentum: 0.9,
-        weight_decay: 0.01,
-    };
-    const ADAMW: Rule = Rule::AdamW {
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.1,
-    };
+    const SGD: Rule = Rule::Sgd { momentum: 0.9, weight_decay: 0.01 };
+    const ADAMW: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };
 
     /// Three steps from p = (1, −2) with the gradient p² + 1, as in the script beside each test.
     fn run(rule: Rule) -> Vec<f32> {
@@ -181,8 +130,7 @@ mod tests {
                         p -= 0.1 * 0.1 * p;
                         m = 0.9 * m + 0.1 * g;
                         v = 0.999 * v + 0.001 * g * g;
-                        let (mean, square) =
-                            (m / (1.0 - 0.9f64.powi(t)), v / (1.0 - 0.999f64.powi(t)));
+                        let (mean, square) = (m / (1.0 - 0.9f64.powi(t)), v / (1.0 - 0.999f64.powi(t)));
                         p -= 0.1 * mean / (square.sqrt() + 1e-8);
                     }
                 }

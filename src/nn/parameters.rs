@@ -76,43 +76,14 @@ impl ParameterStore {
         for unit in architecture.units() {
             let (conv, norm) = (&unit.conv, &unit.norm_name);
             let channels = vec![conv.out_channels];
-            let weight_shape = vec![
-                conv.out_channels,
-                conv.in_channels,
-                conv.kernel,
-                conv.kernel,
-            ];
+            let weight_shape = vec![conv.out_channels, conv.in_channels, conv.kernel, conv.kernel];
             let mut push = |name: String, shape: Vec<usize>, layout, part, range: &Range<usize>| {
-                ranges.push(NamedRange {
-                    name,
-                    shape,
-                    layout,
-                    part,
-                    range: range.clone(),
-                });
+                ranges.push(NamedRange { name, shape, layout, part, range: range.clone() });
             };
             let weight_name = format!("{}.weight", unit.conv_name);
-            push(
-                weight_name,
-                weight_shape,
-                Layout::Convolution,
-                Part::Values,
-                &unit.weight,
-            );
-            push(
-                format!("{norm}.weight"),
-                channels.clone(),
-                Layout::Plain,
-                Part::Values,
-                &unit.gamma,
-            );
-            push(
-                format!("{norm}.bias"),
-                channels.clone(),
-                Layout::Plain,
-                Part::Values,
-                &unit.beta,
-            );
+            push(weight_name, weight_shape, Layout::Convolution, Part::Values, &unit.weight);
+            push(format!("{norm}.weight"), channels.clone(), Layout::Plain, Part::Values, &unit.gamma);
+            push(format!("{norm}.bias"), channels.clone(), Layout::Plain, Part::Values, &unit.beta);
             push(
                 format!("{norm}.running_mean"),
                 channels.clone(),
@@ -120,21 +91,11 @@ impl ParameterStore {
                 Part::Buffers,
                 &unit.running_mean,
             );
-            push(
-                format!("{norm}.running_var"),
-                channels,
-                Layout::Plain,
-                Part::Buffers,
-                &unit.running_var,
-            );
+            push(format!("{norm}.running_var"), channels, Layout::Plain, Part::Buffers, &unit.running_var);
             values[unit.gamma.clone()].fill(1.0);
             buffers[unit.running_var.clone()].fill(1.0);
         }
-        Self {
-            ranges: ranges.into(),
-            values,
-            buffers,
-        }
+        Self { ranges: ranges.into(), values, buffers }
     }
 
     /// A store of plain trained tensors, such as a head's; all numbers 0.
@@ -155,11 +116,7 @@ impl ParameterStore {
                 }
             })
             .collect();
-        Self {
-            ranges: ranges.into(),
-            values: vec![0.0; end],
-            buffers: Vec::new(),
-        }
+        Self { ranges: ranges.into(), values: vec![0.0; end], buffers: Vec::new() }
     }
 
     /// The tensors in the order of their numbers.
@@ -170,18 +127,13 @@ impl ParameterStore {
 
     /// The trained tensors only: what an optimizer moves and what gradients line up with.
     pub fn value_ranges(&self) -> impl Iterator<Item = &NamedRange> {
-        self.ranges
-            .iter()
-            .filter(|range| range.part == Part::Values)
+        self.ranges.iter().filter(|range| range.part == Part::Values)
     }
 
     /// The numbers of the tensor `name` as they lie inside; `None` when there is no such tensor.
     #[must_use]
     pub fn slice(&self, name: &str) -> Option<&[f32]> {
-        self.ranges
-            .iter()
-            .find(|range| range.name == name)
-            .map(|range| self.numbers(range))
+        self.ranges.iter().find(|range| range.name == name).map(|range| self.numbers(range))
     }
 
     /// Moves the running statistics towards a batch: `running ← (1 − momentum)·running + momentum·batch`.
@@ -210,16 +162,11 @@ impl ParameterStore {
     /// # Errors
     /// A tensor of the store that is missing or has another shape; the store is then unchanged.
     pub fn import(&mut self, tensors: &[NamedTensor]) -> Result<()> {
-        let by_name: HashMap<_, _> = tensors
-            .iter()
-            .map(|tensor| (tensor.name.as_str(), tensor))
-            .collect();
+        let by_name: HashMap<_, _> = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let mut filled = self.clone();
         for range in self.ranges.iter() {
             let tensor = by_name.get(range.name.as_str());
-            let tensor = tensor.ok_or_else(|| NnError::MissingTensor {
-                name: range.name.clone(),
-            })?;
+            let tensor = tensor.ok_or_else(|| NnError::MissingTensor { name: range.name.clone() })?;
             if tensor.shape != range.shape || tensor.values.len() != range.range.len() {
                 return Err(NnError::TensorShape {
                     name: range.name.clone(),
@@ -283,15 +230,9 @@ mod tests {
     use crate::domain::settings::{BackboneKind, ImageShape};
 
     fn counted_store() -> ParameterStore {
-        let image = ImageShape {
-            size: 8,
-            channels: 3,
-        };
-        let mut store = ParameterStore::for_backbone(&Architecture::residual(
-            BackboneKind::Small,
-            image,
-            &[2, 4],
-        ));
+        let image = ImageShape { size: 8, channels: 3 };
+        let mut store =
+            ParameterStore::for_backbone(&Architecture::residual(BackboneKind::Small, image, &[2, 4]));
         for (index, value) in store.values.iter_mut().enumerate() {
             *value = index as f32;
         }
@@ -314,10 +255,7 @@ mod tests {
     fn a_convolution_leaves_as_oihw() {
         let store = counted_store();
         let stem = &store.export()[0];
-        assert_eq!(
-            (stem.name.as_str(), stem.shape.as_slice()),
-            ("conv1.weight", &[2, 3, 3, 3][..])
-        );
+        assert_eq!((stem.name.as_str(), stem.shape.as_slice()), ("conv1.weight", &[2, 3, 3, 3][..]));
         // Output channel 1, input channel 2, row 0, column 1: inside at ((0·3 + 1)·3 + 2)·2 + 1.
         assert_eq!(stem.values[(3 + 2) * 9 + 1], 11.0);
     }
@@ -330,10 +268,7 @@ mod tests {
         let removed = tensors.remove(0);
         let error = store.import(&tensors).unwrap_err();
         assert!(error.to_string().contains("conv1.weight"), "{error}");
-        tensors.push(NamedTensor {
-            shape: vec![54],
-            ..removed
-        });
+        tensors.push(NamedTensor { shape: vec![54], ..removed });
         let error = store.import(&tensors).unwrap_err();
         assert!(error.to_string().contains("[2, 3, 3, 3]"), "{error}");
         assert_eq!(store, before);
@@ -342,9 +277,7 @@ mod tests {
     #[test]
     fn running_statistics_move_by_the_momentum() {
         let mut store = counted_store();
-        let batch = BatchStatistics {
-            values: vec![3.0; store.buffers.len()],
-        };
+        let batch = BatchStatistics { values: vec![3.0; store.buffers.len()] };
         store.update_running(&batch, 0.1);
         // The stem's first running mean was 0, its first running variance 1.
         assert_eq!((store.buffers[0], store.buffers[2]), (0.3, 1.2));

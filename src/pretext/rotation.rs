@@ -33,17 +33,11 @@ impl Rotation {
     #[must_use]
     pub fn new(rotations_per_image: u32) -> Self {
         let rotations_per_image = rotations_per_image.clamp(1, u32::from(TURN_COUNT)) as u8;
-        Self {
-            rotations_per_image,
-        }
+        Self { rotations_per_image }
     }
 
     /// The turns under which an image is shown in a pass.
-    fn draw_turns(
-        self,
-        key: &StreamKey,
-        hash: &crate::domain::content_hash::ContentHash,
-    ) -> Vec<u8> {
+    fn draw_turns(self, key: &StreamKey, hash: &crate::domain::content_hash::ContentHash) -> Vec<u8> {
         let mut turns: Vec<u8> = (0..TURN_COUNT).collect();
         if self.rotations_per_image < TURN_COUNT {
             turns.shuffle(&mut key.clone().with_content(hash).stream());
@@ -62,10 +56,7 @@ impl Pretext for Rotation {
         let key = StreamKey::new(seed, "rotation.turns").with_number(u64::from(epoch));
         let views = |&index: &usize| {
             let turns = self.draw_turns(&key, pool.hash(index));
-            turns.into_iter().map(move |quarter_turns| Sample {
-                index,
-                quarter_turns,
-            })
+            turns.into_iter().map(move |quarter_turns| Sample { index, quarter_turns })
         };
         // All rotations of an image lie in one mini-batch, so its size is a multiple of their count.
         let images_per_batch = BATCH_SIZE / usize::from(self.rotations_per_image);
@@ -87,20 +78,12 @@ impl Pretext for Rotation {
         samples: &[Sample],
         images: &Tensor,
     ) -> Result<ClassifiedStep> {
-        let turns: Vec<u32> = samples
-            .iter()
-            .map(|sample| u32::from(sample.quarter_turns))
-            .collect();
+        let turns: Vec<u32> = samples.iter().map(|sample| u32::from(sample.quarter_turns)).collect();
         head::classified_step(backbone, parameters, head, images, &turns)
     }
 
     fn scoring_samples(&self, index: usize) -> Vec<Sample> {
-        (0..TURN_COUNT)
-            .map(|quarter_turns| Sample {
-                index,
-                quarter_turns,
-            })
-            .collect()
+        (0..TURN_COUNT).map(|quarter_turns| Sample { index, quarter_turns }).collect()
     }
 
     fn item_losses(&self, head: &ParameterStore, features: &[f32]) -> Result<Vec<f32>> {
@@ -108,14 +91,9 @@ impl Pretext for Rotation {
         let turn_count = usize::from(TURN_COUNT);
         let mean = |views: &[f32]| {
             let rows = views.chunks_exact(turn_count).enumerate();
-            rows.map(|(turn, row)| negative_log_likelihood(row, turn))
-                .sum::<f32>()
-                / f32::from(TURN_COUNT)
+            rows.map(|(turn, row)| negative_log_likelihood(row, turn)).sum::<f32>() / f32::from(TURN_COUNT)
         };
-        Ok(logits
-            .chunks_exact(turn_count * turn_count)
-            .map(mean)
-            .collect())
+        Ok(logits.chunks_exact(turn_count * turn_count).map(mean).collect())
     }
 }
 
@@ -126,27 +104,16 @@ mod tests {
     use crate::domain::settings::ImageShape;
 
     fn pool(count: u8) -> Pool {
-        let hashes: Vec<_> = (0..count)
-            .map(|item| ContentHash::of_file(&[item]))
-            .collect();
-        let shape = ImageShape {
-            size: 8,
-            channels: 1,
-        };
+        let hashes: Vec<_> = (0..count).map(|item| ContentHash::of_file(&[item])).collect();
+        let shape = ImageShape { size: 8, channels: 1 };
         Pool::from_pixels(shape, &hashes, vec![0; 64 * usize::from(count)]).unwrap()
     }
 
     #[test]
     fn four_rotations_of_an_image_stand_beside_each_other() {
         let plan = Rotation::new(4).plan_epoch(&pool(40), &(0..40).rev().collect::<Vec<_>>(), 7, 0);
-        assert_eq!(
-            (plan.samples.len(), plan.batch_size, plan.batch_count()),
-            (160, 128, 2)
-        );
-        let first: Vec<_> = plan.samples[..4]
-            .iter()
-            .map(|s| (s.index, s.quarter_turns))
-            .collect();
+        assert_eq!((plan.samples.len(), plan.batch_size, plan.batch_count()), (160, 128, 2));
+        let first: Vec<_> = plan.samples[..4].iter().map(|s| (s.index, s.quarter_turns)).collect();
         assert_eq!(first, [(39, 0), (39, 1), (39, 2), (39, 3)]);
     }
 
@@ -157,18 +124,14 @@ mod tests {
         let turns = |order: &[usize], epoch| {
             let samples = Rotation::new(1).plan_epoch(&pool, order, 7, epoch).samples;
             let mut turns = vec![0; 200];
-            samples
-                .iter()
-                .for_each(|sample| turns[sample.index] = sample.quarter_turns);
+            samples.iter().for_each(|sample| turns[sample.index] = sample.quarter_turns);
             (samples.len(), turns)
         };
         let backwards: Vec<_> = order.iter().rev().copied().collect();
         assert_eq!(turns(&order, 0), turns(&backwards, 0));
         assert_ne!(turns(&order, 0), turns(&order, 1));
         let (count, drawn) = turns(&order, 0);
-        let counts: Vec<_> = (0..4)
-            .map(|turn| drawn.iter().filter(|&&t| t == turn).count())
-            .collect();
+        let counts: Vec<_> = (0..4).map(|turn| drawn.iter().filter(|&&t| t == turn).count()).collect();
         assert_eq!(count, 200);
         assert!(counts.iter().all(|&count| count > 25), "{counts:?}");
     }
@@ -188,10 +151,7 @@ mod tests {
         let losses = Rotation::new(1).item_losses(&head, &features).unwrap();
         let expected = [0.0, 4f32.ln(), 50.0];
         assert!(
-            losses
-                .iter()
-                .zip(expected)
-                .all(|(found, expected)| (found - expected).abs() < 1e-4),
+            losses.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-4),
             "{losses:?}"
         );
     }

@@ -228,18 +228,21 @@ impl Backward<'_> {
             jobs.into_par_iter().map(|job| job.run(kernel)).collect()
         };
         self.keep_sums(step.origin, sums);
-        let mut first = 0;
+        self.add_all_partials(step, workspace.partial);
+        // Only now may the large weights use the scratch that held the small ones' partial sums.
         for (position, (unit, _)) in step.units.iter().enumerate() {
+            if partial_len(unit) == 0 {
+                self.sum_columns(step.input, unit, workspace.gradients[position], workspace.partial);
+            }
+        }
+    }
+
+    fn add_all_partials(&mut self, step: &Step<'_>, partials: &[f32]) {
+        let mut first = 0;
+        for (unit, _) in &step.units {
             if partial_len(unit) > 0 {
-                self.add_partials(unit, &workspace.partial[first..]);
+                self.add_partials(unit, &partials[first..]);
                 first += partial_len(unit) * self.parts.len();
-            } else {
-                self.sum_columns(
-                    step.input,
-                    unit,
-                    workspace.gradients[position],
-                    workspace.partial,
-                );
             }
         }
     }

@@ -91,6 +91,8 @@ fn networks() -> Vec<(Architecture, usize)> {
         (net(9, 1, &[3, 10, 17]), 5),
         (net(8, 3, &[16, 32]), 4),
         (net(10, 1, &[32, 48]), 3),
+        // A large weight (summed by columns) beside a small one in one pass.
+        (net(6, 1, &[144, 160]), 2),
         (net(11, 3, &[5, 20]), 1),
         (net(66, 3, &[4, 6]), 2),
     ]

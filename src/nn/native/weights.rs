@@ -49,10 +49,10 @@ impl ForwardWeights {
     ) {
         match (self, route) {
             (Self::Direct(matrix), Route::Direct(window)) => {
-                multiply(source, window, matrix, target, epilogue)
+                multiply(source, window, matrix, target, epilogue);
             }
             (Self::Winograd(weights), Route::Winograd(form)) => {
-                form.convolve(source, weights, target, epilogue)
+                form.convolve(source, weights, target, epilogue);
             }
             _ => unreachable!("a unit's routes and weights have one form"),
         }
@@ -110,7 +110,7 @@ impl GradientWeights {
         };
         match (self, &unit.backward) {
             (Self::Winograd(weights), Some(form)) => {
-                form.convolve(gradient, weights, target, epilogue)
+                form.convolve(gradient, weights, target, epilogue);
             }
             (Self::Direct(matrices), _) => {
                 for (class, matrix) in unit.classes.iter().zip(matrices) {

@@ -88,7 +88,7 @@ pub fn moments(kernel: Kernel, images: &[f32], layout: Layout) -> Moments {
                     channels: layout.channels,
                     part: &mut part,
                 },
-            )
+            );
         };
         sum.merge(&part);
     }
@@ -234,7 +234,7 @@ pub fn apply(
                 activation,
                 image_count,
             },
-        )
+        );
     }
 }
 
@@ -586,7 +586,7 @@ pub fn apply_gradient(
                 target,
                 image_count,
             },
-        )
+        );
     }
 }
 

@@ -78,7 +78,7 @@ pub fn multiply(
                 epilogue,
                 image_count,
             },
-        )
+        );
     }
 }
 
@@ -122,7 +122,7 @@ impl Task for Multiply<'_> {
                     panel,
                     finish,
                     self.image_count,
-                )
+                );
             }
         }
     }

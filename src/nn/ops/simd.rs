@@ -59,9 +59,9 @@ pub(super) trait Simd: Copy {
         // SAFETY: the caller has enabled the instruction set and `to` holds the floats that are written.
         unsafe {
             if count >= Self::LANES {
-                Self::store(to, value)
+                Self::store(to, value);
             } else {
-                Self::store_partial(to, value, count)
+                Self::store_partial(to, value, count);
             }
         }
     }

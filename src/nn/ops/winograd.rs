@@ -494,7 +494,7 @@ impl WinogradWeights {
                     weight,
                     reading,
                 },
-            )
+            );
         }
     }
 }

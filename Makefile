@@ -14,7 +14,9 @@ endif
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 SERVE_PACKAGES := postgresql dataset-fashion-mnist
-TEST_PACKAGES := $(SERVE_PACKAGES) chromium nodejs npm
+# Whoever has Node.js from elsewhere keeps it: Debian's npm would not install beside it.
+NODE_PACKAGES := $(shell command -v node >/dev/null && command -v npm >/dev/null || echo nodejs npm)
+TEST_PACKAGES := $(SERVE_PACKAGES) chromium $(NODE_PACKAGES)
 
 # $(call install,packages,why): installs the missing ones, and says so.
 define install

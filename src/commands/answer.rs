@@ -81,6 +81,8 @@ pub async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCod
     });
     let tally = Arc::new(Tally::default());
 
+    // Listens from before there is anything to hand back.
+    let stop = tokio::spawn(super::stop_asked());
     let tokens = labeler_tokens(&api, &project, arguments.labelers).await?;
     let mut labelers = JoinSet::new();
     for index in 0..arguments.labelers as usize {
@@ -95,11 +97,15 @@ pub async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCod
         };
         labelers.spawn(labeler.work());
     }
-    let outcome = show_progress(&api, &path, &mut labelers, &tally).await;
-    // Whatever happened, no token stays behind.
-    for minted in &tokens {
-        api.delete(&format!("/tokens/{}", minted.id)).await?;
-    }
+    let outcome = tokio::select! {
+        outcome = show_progress(&api, &path, &mut labelers, &tally) => outcome,
+        asked = stop => match asked? {
+            Ok(()) => Err(anyhow::anyhow!("stopped before the end, {} labels were accepted", tally.accepted())),
+            Err(error) => Err(error.into()),
+        },
+    };
+    labelers.shutdown().await;
+    hand_back(&api, &path, &tokens).await?;
     outcome?;
     let project: Project = api.get(&path).await?;
     println!("{}", tally.summary(&project));
@@ -211,6 +217,22 @@ async fn labeler_tokens(
     Ok(tokens)
 }
 
+/// Gives back what the labelers still hold, and revokes their tokens: whatever happened, neither stays behind.
+async fn hand_back(api: &ApiClient, path: &str, tokens: &[MintedToken]) -> anyhow::Result<()> {
+    let release = format!("{path}/leases/release");
+    if tokens.is_empty() {
+        let _: Value = api.post(&release, &json!({})).await?;
+    }
+    for minted in tokens {
+        let _: Value = api
+            .with_token(&minted.token)
+            .post(&release, &json!({}))
+            .await?;
+        api.delete(&format!("/tokens/{}", minted.id)).await?;
+    }
+    Ok(())
+}
+
 /// What is known, and how often it is told wrongly.
 struct Answers {
     known: HashMap<String, String>,
@@ -261,6 +283,10 @@ struct Tally {
 }
 
 impl Tally {
+    fn accepted(&self) -> u64 {
+        self.accepted_count.load(Ordering::Relaxed)
+    }
+
     fn summary(&self, project: &Project) -> String {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let accuracy = project
@@ -269,7 +295,7 @@ impl Tally {
         format!(
             "{} labels accepted, {} not taken, {} skipped (name unknown), {} skipped (class unknown)\n\
              project {}: {} items labelled, {} spent, test accuracy {accuracy}",
-            read(&self.accepted_count),
+            self.accepted(),
             read(&self.refused_count),
             read(&self.unknown_name_count),
             read(&self.unknown_class_count),
@@ -438,10 +464,7 @@ async fn show_progress(
             }
         }
     }
-    progress.end(&format!(
-        "{} labels accepted",
-        tally.accepted_count.load(Ordering::Relaxed)
-    ));
+    progress.end(&format!("{} labels accepted", tally.accepted()));
     Ok(())
 }
 

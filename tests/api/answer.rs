@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use gleaner::domain::role::Role;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::app::{App, spawn_app};
@@ -149,4 +149,67 @@ async fn a_wrong_token_or_an_unreadable_file_ends_with_words() {
     )
     .await;
     assert!(!done && text.contains("nothing.csv"), "{text}");
+}
+
+#[tokio::test]
+async fn an_interrupted_run_gives_its_leases_back() {
+    let app = spawn_app().await;
+    app.labeling_project("p", 30).await;
+    // A paused project keeps the command waiting, so the interrupt never comes too late.
+    app.post("/api/v1/projects/p/pause", json!({}))
+        .await
+        .expect(200);
+    let folder = tempfile::tempdir().unwrap();
+    let answers = write_answers(folder.path(), &[("pool/0", "bag")]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gleaner"));
+    command.args([
+        "answer",
+        "p",
+        "--url",
+        &app.url,
+        "--token",
+        &app.admin,
+        "--labelers",
+        "2",
+        "--answers",
+    ]);
+    let child = command
+        .arg(&answers)
+        .env("GLEANER_HOME", folder.path())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let id = nix::unistd::Pid::from_raw(child.id().unwrap().cast_signed());
+    wait_for_tokens(&app, 3).await;
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && text.contains("stopped before the end"),
+        "{text}"
+    );
+    wait_for_tokens(&app, 1).await;
+}
+
+/// Waits until so many tokens are alive.
+async fn wait_for_tokens(app: &App, count: usize) {
+    let looking = async {
+        loop {
+            let tokens = app.get("/api/v1/tokens").await.expect(200);
+            let rows = tokens["items"].as_array().expect("tokens");
+            if rows
+                .iter()
+                .filter(|token| token["revoked_at"].is_null())
+                .count()
+                == count
+            {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), looking)
+        .await
+        .expect("the tokens within a minute");
 }

@@ -59,7 +59,7 @@ pub struct ImportAnswer {
     /// Images whose content the project has already.
     duplicate_count: i64,
     rejected_count: i64,
-    /// Images that were resized or changed in their channels.
+    /// Images whose channels were changed to the project's.
     converted_count: i64,
     /// The first thousand entries that were not taken.
     rejected: Vec<Rejection>,

@@ -57,3 +57,18 @@ check: ## Formatting, lints and documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
+
+.PHONY: bench
+bench: ## Measure the kernels
+	cargo bench --locked --bench kernels
+
+PEERS := target/bench-peers
+
+.PHONY: bench-peers
+bench-peers: ## Compare training and scoring with PyTorch and onnxruntime, which it installs into target/bench-peers
+	$(call install,python3 python3-venv python3-dev g++)
+	test -x $(PEERS)/bin/python || python3 -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --requirement benches/peers/requirements.txt
+	worker=$$(cargo bench --locked --bench peers --no-run --message-format=json \
+	  | sed -n 's/.*"name":"peers".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1); \
+	$(PEERS)/bin/python benches/peers/compare.py --worker "$$worker" --output target/bench-peers.json $(PEERS_FLAGS)

@@ -36,9 +36,8 @@ fn bench_layers(criterion: &mut Criterion) {
             stride,
             padding: kernel / 2,
         };
-        let name = format!(
-            "{side}x{side} {in_channels}->{out_channels} /{stride} ({count} images, one thread)"
-        );
+        let name =
+            format!("{side}x{side} {in_channels}->{out_channels} /{stride} ({count} images, one thread)");
         let mut group = criterion.benchmark_group(name);
         let operations = 2 * count * geometry.output().pixel_count() * geometry.weight_len();
         group.throughput(Throughput::Elements(operations as u64));
@@ -67,29 +66,16 @@ fn bench_layers(criterion: &mut Criterion) {
         group.bench_function("gradient of input", |bencher| {
             bencher.iter(|| {
                 for (class, packed) in classes.iter().zip(&packed) {
-                    multiply(
-                        &gradient,
-                        &class.window,
-                        packed,
-                        &mut of_input,
-                        Epilogue::default(),
-                    );
+                    multiply(&gradient, &class.window, packed, &mut of_input, Epilogue::default());
                 }
             });
         });
         let window = geometry.forward_window(input, gradient_layout);
-        let part = Part {
-            depths: 0..geometry.depth(),
-            columns: 0..out_channels,
-        };
-        let gradient = OutputGradient {
-            images: &gradient,
-            width: out_channels,
-        };
+        let part = Part { depths: 0..geometry.depth(), columns: 0..out_channels };
+        let gradient = OutputGradient { images: &gradient, width: out_channels };
         let mut sum = wave(geometry.weight_len());
         group.bench_function("gradient of weight", |bencher| {
-            bencher
-                .iter(|| add_weight_gradient(variant, &images, &window, gradient, &part, &mut sum));
+            bencher.iter(|| add_weight_gradient(variant, &images, &window, gradient, &part, &mut sum));
         });
         group.bench_function("moments", |bencher| {
             bencher.iter(|| batch_norm::moments(variant, &output, geometry.output()));

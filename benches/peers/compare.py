@@ -71,7 +71,8 @@ def training(net: str, batch: int, channels_last: bool, compiled: bool):
         from torch._inductor import config
 
         config.freezing = False
-        step = torch.compile(model)
+        torch._dynamo.reset()
+        step = torch.compile(model, dynamic=False)
     images, targets = images_of(net, batch, channels_last), torch.arange(batch) % 10
 
     def run():
@@ -94,7 +95,8 @@ def scoring(net: str, batch: int, channels_last: bool, compiled: bool):
         from torch._inductor import config
 
         config.freezing = True
-        step = torch.compile(model)
+        torch._dynamo.reset()
+        step = torch.compile(model, dynamic=False)
 
     def run():
         with torch.no_grad():
@@ -129,7 +131,8 @@ def peers_of(mode: str, net: str, batch: int, threads: int, with_compiled: bool)
         "pytorch channels-last": lambda: make(net, batch, True, False),
     }
     if with_compiled:
-        makers["pytorch compiled"] = lambda: make(net, batch, True, True)
+        # A frozen graph chooses its own layout and refuses another; a training graph is fastest on channels-last.
+        makers["pytorch compiled"] = lambda: make(net, batch, mode == "train", True)
     if mode == "score":
         makers["onnxruntime"] = lambda: onnx_scoring(net, batch, threads)
     peers = {}

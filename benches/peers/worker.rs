@@ -29,71 +29,36 @@ struct Net {
 impl Net {
     fn new(name: &str) -> anyhow::Result<Self> {
         let architecture = match name {
-            "small" => Architecture::new(
-                BackboneKind::Small,
-                ImageShape {
-                    size: 28,
-                    channels: 1,
-                },
-            ),
-            "resnet18" => Architecture::new(
-                BackboneKind::Resnet18,
-                ImageShape {
-                    size: 32,
-                    channels: 3,
-                },
-            ),
+            "small" => Architecture::new(BackboneKind::Small, ImageShape { size: 28, channels: 1 }),
+            "resnet18" => Architecture::new(BackboneKind::Resnet18, ImageShape { size: 32, channels: 3 }),
             other => anyhow::bail!("no net is called {other}"),
         };
         let store = initialize::initial_backbone(&architecture, 1);
         let mut head = head::linear(architecture.feature_count, CLASS_COUNT);
         initialize::initialize_head(&mut head, architecture.feature_count, 1, 1);
-        let rule = Rule::Sgd {
-            momentum: 0.9,
-            weight_decay: 5e-4,
-        };
-        let optimizers = [
-            Optimizer::new(rule, store.values.len()),
-            Optimizer::new(rule, head.values.len()),
-        ];
-        Ok(Self {
-            backbone: NativeBackbone::new(architecture),
-            store,
-            head,
-            optimizers,
-        })
+        let rule = Rule::Sgd { momentum: 0.9, weight_decay: 5e-4 };
+        let optimizers = [Optimizer::new(rule, store.values.len()), Optimizer::new(rule, head.values.len())];
+        Ok(Self { backbone: NativeBackbone::new(architecture), store, head, optimizers })
     }
 
     fn images(&self, count: usize) -> anyhow::Result<Tensor> {
         let image = self.backbone.architecture().image;
         let (size, channels) = (image.size as usize, image.channels as usize);
-        let values: Vec<f32> = (0..count * size * size * channels)
-            .map(|index| (index as f32 * 0.7).sin())
-            .collect();
-        Ok(Tensor::from_vec(
-            values,
-            (count, size, size, channels),
-            &Device::Cpu,
-        )?)
+        let values: Vec<f32> =
+            (0..count * size * size * channels).map(|index| (index as f32 * 0.7).sin()).collect();
+        Ok(Tensor::from_vec(values, (count, size, size, channels), &Device::Cpu)?)
     }
 
     fn train(&mut self, images: &Tensor, passes: usize) -> anyhow::Result<Vec<f64>> {
-        let targets: Vec<u32> = (0..images.dims()[0])
-            .map(|index| (index % CLASS_COUNT) as u32)
-            .collect();
+        let targets: Vec<u32> = (0..images.dims()[0]).map(|index| (index % CLASS_COUNT) as u32).collect();
         let mut cross_entropy = |features: &Tensor, head: &[Tensor]| {
             loss::cross_entropy(&head::logits(features, head)?, &targets)
         };
         let mut seconds = Vec::with_capacity(passes);
         for _ in 0..passes {
             let start = Instant::now();
-            let step = self.backbone.step_gradients(
-                &self.store,
-                &self.head,
-                images,
-                1,
-                &mut cross_entropy,
-            )?;
+            let step =
+                self.backbone.step_gradients(&self.store, &self.head, images, 1, &mut cross_entropy)?;
             let [of_backbone, of_head] = &mut self.optimizers;
             of_backbone.step(&mut self.store.values, &step.backbone, 0.01);
             of_head.step(&mut self.head.values, &step.head, 0.01);
@@ -122,12 +87,7 @@ fn main() -> anyhow::Result<()> {
     }
     let mut nets: HashMap<String, Net> = HashMap::new();
     let mut output = std::io::stdout().lock();
-    writeln!(
-        output,
-        "{} {}",
-        gleaner::nn::ops::kernel_name(),
-        gleaner::nn::ops::thread_count()
-    )?;
+    writeln!(output, "{} {}", gleaner::nn::ops::kernel_name(), gleaner::nn::ops::thread_count())?;
     output.flush()?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;

@@ -57,13 +57,7 @@ impl NativeBackbone {
     #[must_use]
     pub fn with_kernel(architecture: Architecture, kernel: Kernel) -> Self {
         let plan = NetworkPlan::new(&architecture);
-        Self {
-            architecture,
-            kernel,
-            plan,
-            tapes: Mutex::default(),
-            activations: ActivationCache::default(),
-        }
+        Self { architecture, kernel, plan, tapes: Mutex::default(), activations: ActivationCache::default() }
     }
 
     /// Folds the norms of `parameters` into its weights, for many batches of inference with the same store.
@@ -71,27 +65,17 @@ impl NativeBackbone {
     pub fn fold(&self, parameters: &ParameterStore) -> FoldedBackbone<'_> {
         let (values, buffers) = (&parameters.values, &parameters.buffers);
         let weights = install(|| FoldedWeights::new(self.kernel, &self.plan, values, buffers));
-        FoldedBackbone {
-            backbone: self,
-            weights,
-        }
+        FoldedBackbone { backbone: self, weights }
     }
 
     fn take_tape(&self, image_count: usize) -> Tape {
-        let free = self
-            .tapes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let free = self.tapes.lock().unwrap_or_else(PoisonError::into_inner).pop();
         free.filter(|tape| tape.capacity() >= image_count)
             .unwrap_or_else(|| Tape::new(self.kernel, &self.plan, image_count))
     }
 
     fn put_tape(&self, tape: Tape) {
-        self.tapes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(tape);
+        self.tapes.lock().unwrap_or_else(PoisonError::into_inner).push(tape);
     }
 
     fn train(
@@ -100,16 +84,11 @@ impl NativeBackbone {
         images: &Tensor,
         groups: usize,
     ) -> Result<(Tensor, BatchStatistics, Tape)> {
-        let batch = Batch {
-            image_count: images.dims()[0],
-            group_count: groups,
-        };
+        let batch = Batch { image_count: images.dims()[0], group_count: groups };
         let images = images.contiguous()?;
         let mut tape = self.take_tape(batch.image_count);
         let (features, statistics) = with_floats(&images, |images| {
-            Ok(install(|| {
-                forward::forward(self.kernel, &self.plan, values, images, batch, &mut tape)
-            }))
+            Ok(install(|| forward::forward(self.kernel, &self.plan, values, images, batch, &mut tape)))
         })?;
         Ok((self.feature_tensor(features)?, statistics, tape))
     }
@@ -135,8 +114,7 @@ impl Backbone for NativeBackbone {
         match mode {
             Mode::Eval => Ok((self.fold(parameters).features(images)?, None)),
             Mode::Train { groups } | Mode::TrainWithoutTape { groups } => {
-                let (features, statistics, tape) =
-                    self.train(&parameters.values, images, groups)?;
+                let (features, statistics, tape) = self.train(&parameters.values, images, groups)?;
                 self.put_tape(tape);
                 Ok((features, Some(statistics)))
             }
@@ -158,14 +136,7 @@ impl Backbone for NativeBackbone {
         let mut scratch = tape.take_scratch(self.kernel, &self.plan);
         let backbone = install(|| {
             let gradient = &outcome.of_features;
-            backward::backward(
-                self.kernel,
-                &self.plan,
-                &parameters.values,
-                gradient,
-                &tape,
-                &mut scratch,
-            )
+            backward::backward(self.kernel, &self.plan, &parameters.values, gradient, &tape, &mut scratch)
         });
         tape.scratch = Some(scratch);
         self.put_tape(tape);
@@ -186,43 +157,25 @@ struct LossGradients {
     of_head: Vec<f32>,
 }
 
-fn loss_gradients(
-    features: &Var,
-    head: &ParameterStore,
-    loss: &mut LossFn<'_>,
-) -> Result<LossGradients> {
+fn loss_gradients(features: &Var, head: &ParameterStore, loss: &mut LossFn<'_>) -> Result<LossGradients> {
     let variables = head
         .value_ranges()
-        .map(|range| {
-            Var::from_slice(
-                &head.values[range.range.clone()],
-                range.shape.as_slice(),
-                &Device::Cpu,
-            )
-        })
+        .map(|range| Var::from_slice(&head.values[range.range.clone()], range.shape.as_slice(), &Device::Cpu))
         .collect::<candle_core::Result<Vec<_>>>()?;
-    let tensors: Vec<Tensor> = variables
-        .iter()
-        .map(|variable| variable.as_tensor().clone())
-        .collect();
+    let tensors: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
     let scalar = loss(features, &tensors)?;
     let gradients = scalar.backward()?;
     let mut of_head = vec![0.0; head.values.len()];
     for (range, variable) in head.value_ranges().zip(&variables) {
         if let Some(gradient) = gradients.get(variable) {
-            of_head[range.range.clone()]
-                .copy_from_slice(&gradient.flatten_all()?.to_vec1::<f32>()?);
+            of_head[range.range.clone()].copy_from_slice(&gradient.flatten_all()?.to_vec1::<f32>()?);
         }
     }
     let of_features = match gradients.get(features) {
         Some(gradient) => gradient.flatten_all()?.to_vec1::<f32>()?,
         None => vec![0.0; features.elem_count()],
     };
-    Ok(LossGradients {
-        loss: scalar.to_scalar::<f32>()?,
-        of_features,
-        of_head,
-    })
+    Ok(LossGradients { loss: scalar.to_scalar::<f32>()?, of_features, of_head })
 }
 
 /// A backbone with the norms of one store folded into its weights: inference only.
@@ -240,16 +193,11 @@ impl FoldedBackbone<'_> {
     pub fn features(&self, images: &Tensor) -> Result<Tensor> {
         check_batch(&self.backbone.architecture, images, Mode::Eval)?;
         let images = images.contiguous()?;
-        let NativeBackbone {
-            plan, activations, ..
-        } = self.backbone;
+        let NativeBackbone { plan, activations, .. } = self.backbone;
         let features = with_floats(&images, |images| {
-            Ok(install(|| {
-                folded::features(plan, &self.weights, activations, images)
-            }))
+            Ok(install(|| folded::features(plan, &self.weights, activations, images)))
         });
-        self.backbone
-            .feature_tensor(features.map_err(NnError::from)?)
+        self.backbone.feature_tensor(features.map_err(NnError::from)?)
     }
 }
 

@@ -38,34 +38,14 @@ pub(super) fn backward(
 ) -> Vec<f32> {
     let (batch, parts) = (tape.batch, tape.batch.parts());
     let sums = vec![Vec::new(); tape.units.len()];
-    let mut pass = Backward {
-        kernel,
-        plan,
-        values,
-        tape,
-        batch,
-        parts,
-        sums,
-        flat: vec![0.0; plan.parameter_count],
-    };
+    let mut pass =
+        Backward { kernel, plan, values, tape, batch, parts, sums, flat: vec![0.0; plan.parameter_count] };
     pass.pack_weights(&mut scratch.packed);
     let inputs = block_inputs(plan);
     pass.spread_features(gradient, inputs[plan.blocks.len()], &mut scratch.outer);
     for (block, (input, origin)) in plan.blocks.iter().zip(&inputs).rev() {
-        let GradientScratch {
-            outer,
-            inner,
-            next,
-            convolved,
-            shortcut,
-            partial,
-            packed,
-        } = scratch;
-        let mut workspace = Workspace {
-            gradients: [convolved, shortcut],
-            partial,
-            packed,
-        };
+        let GradientScratch { outer, inner, next, convolved, shortcut, partial, packed } = scratch;
+        let mut workspace = Workspace { gradients: [convolved, shortcut], partial, packed };
         let step = Step {
             units: vec![(&block.conv2, outer)],
             input: Place::Unit(block.conv1.index),
@@ -75,48 +55,21 @@ pub(super) fn backward(
         pass.run(&step, Some(inner), &mut workspace);
         let downsample = block.downsample.iter().map(|unit| (unit, &**outer));
         let step = Step {
-            units: std::iter::once((&block.conv1, &**inner))
-                .chain(downsample)
-                .collect(),
+            units: std::iter::once((&block.conv1, &**inner)).chain(downsample).collect(),
             input: *input,
-            identity: if block.downsample.is_some() {
-                None
-            } else {
-                Some(outer)
-            },
+            identity: if block.downsample.is_some() { None } else { Some(outer) },
             origin: *origin,
         };
         pass.run(&step, Some(next), &mut workspace);
         std::mem::swap(outer, next);
     }
-    let GradientScratch {
-        outer,
-        next,
-        convolved,
-        shortcut,
-        partial,
-        packed,
-        ..
-    } = scratch;
+    let GradientScratch { outer, next, convolved, shortcut, partial, packed, .. } = scratch;
     if plan.pool.is_some() {
         pass.unpool(outer, next);
         std::mem::swap(outer, next);
     }
-    let step = Step {
-        units: vec![(&plan.stem, outer)],
-        input: Place::Images,
-        identity: None,
-        origin: None,
-    };
-    pass.run(
-        &step,
-        None,
-        &mut Workspace {
-            gradients: [convolved, shortcut],
-            partial,
-            packed,
-        },
-    );
+    let step = Step { units: vec![(&plan.stem, outer)], input: Place::Images, identity: None, origin: None };
+    pass.run(&step, None, &mut Workspace { gradients: [convolved, shortcut], partial, packed });
     pass.flat
 }
 
@@ -156,9 +109,7 @@ impl Backward<'_> {
     fn pack_weights(&self, packed: &mut [GradientWeights]) {
         // The images get no gradient, so the stem's weight isn't packed.
         let units: Vec<_> = self.plan.units().zip(packed).skip(1).collect();
-        units
-            .into_par_iter()
-            .for_each(|(unit, packed)| packed.pack(unit, &self.values[unit.weight.clone()]));
+        units.into_par_iter().for_each(|(unit, packed)| packed.pack(unit, &self.values[unit.weight.clone()]));
     }
 
     /// The gradient of the last activation, gated.
@@ -171,11 +122,7 @@ impl Backward<'_> {
         let (kernel, layout) = (self.kernel, self.plan.last_activation());
         let targets = split_mut(&self.parts, target, layout.with_border(0).image_len());
         let gradients = split(&self.parts, gradient, layout.channels);
-        let jobs: Vec<_> = targets
-            .into_iter()
-            .zip(gradients)
-            .zip(self.gates(origin))
-            .collect();
+        let jobs: Vec<_> = targets.into_iter().zip(gradients).zip(self.gates(origin)).collect();
         let sums = jobs.into_par_iter().map(|((target, gradient), gate)| {
             pooling::average_gradient(gradient, layout, target);
             gate.map(|gate| gate.run_all(kernel, target))
@@ -195,51 +142,42 @@ impl Backward<'_> {
         let targets = split_mut(&self.parts, target, plan.input.with_border(0).image_len());
         let gradients = split(&self.parts, gradient, output_len);
         let winners = split(&self.parts, &pooled.winners, output_len);
-        let jobs: Vec<_> = targets
-            .into_iter()
-            .zip(gradients.into_iter().zip(winners))
-            .zip(self.gates(origin))
-            .collect();
-        let sums = jobs
-            .into_par_iter()
-            .map(|((target, (gradient, winners)), gate)| {
-                plan.pool
-                    .backward(gradient, winners, plan.input, plan.output, target);
-                gate.map(|gate| gate.run_all(kernel, target))
-            });
+        let jobs: Vec<_> =
+            targets.into_iter().zip(gradients.into_iter().zip(winners)).zip(self.gates(origin)).collect();
+        let sums = jobs.into_par_iter().map(|((target, (gradient, winners)), gate)| {
+            plan.pool.backward(gradient, winners, plan.input, plan.output, target);
+            gate.map(|gate| gate.run_all(kernel, target))
+        });
         let sums = sums.collect();
         self.keep_sums(origin, sums);
     }
 
     /// Runs one pass: the weights' gradients into the flat one, the gated gradient of the input into `target`.
     fn run(&mut self, step: &Step<'_>, target: Option<&mut [f32]>, workspace: &mut Workspace<'_>) {
-        let lines: Vec<_> = step
-            .units
-            .iter()
-            .map(|(unit, _)| self.lines(unit))
-            .collect();
+        let lines: Vec<_> = step.units.iter().map(|(unit, _)| self.lines(unit)).collect();
         let kernel = self.kernel;
         let partials_len: usize = step.units.iter().map(|(unit, _)| partial_len(unit)).sum();
-        workspace
-            .partial
-            .reserve_len(partials_len * self.parts.len());
+        workspace.partial.reserve_len(partials_len * self.parts.len());
         let sums = {
             let jobs = self.jobs(step, &lines, target, workspace);
             jobs.into_par_iter().map(|job| job.run(kernel)).collect()
         };
         self.keep_sums(step.origin, sums);
-        let mut first = 0;
+        self.add_all_partials(step, workspace.partial);
+        // Only now may the large weights use the scratch that held the small ones' partial sums.
         for (position, (unit, _)) in step.units.iter().enumerate() {
+            if partial_len(unit) == 0 {
+                self.sum_columns(step.input, unit, workspace.gradients[position], workspace.partial);
+            }
+        }
+    }
+
+    fn add_all_partials(&mut self, step: &Step<'_>, partials: &[f32]) {
+        let mut first = 0;
+        for (unit, _) in &step.units {
             if partial_len(unit) > 0 {
-                self.add_partials(unit, &workspace.partial[first..]);
+                self.add_partials(unit, &partials[first..]);
                 first += partial_len(unit) * self.parts.len();
-            } else {
-                self.sum_columns(
-                    step.input,
-                    unit,
-                    workspace.gradients[position],
-                    workspace.partial,
-                );
             }
         }
     }
@@ -264,9 +202,9 @@ impl Backward<'_> {
                 spans: split_evenly(part.images.len(), main.span_len),
                 units: Vec::with_capacity(step.units.len()),
                 input: &input[part.images.start * input_len..part.images.end * input_len],
-                identity: step.identity.map(|images| {
-                    &images[part.images.start * target_len..part.images.end * target_len]
-                }),
+                identity: step
+                    .identity
+                    .map(|images| &images[part.images.start * target_len..part.images.end * target_len]),
                 target: targets.as_mut().and_then(Iterator::next),
                 gate,
             })
@@ -280,9 +218,7 @@ impl Backward<'_> {
             let convolved = split(parts, &tape.convolved, unit.convolved().image_len());
             let gradients = split_mut(parts, gradient, unit.gradient.image_len());
             let slices = gated.into_iter().zip(convolved).zip(gradients);
-            for ((job, part), ((gated, convolved), gradient)) in
-                jobs.iter_mut().zip(parts).zip(slices)
-            {
+            for ((job, part), ((gated, convolved), gradient)) in jobs.iter_mut().zip(parts).zip(slices) {
                 let (partial, tail) = rest.split_at_mut(partial_len(unit));
                 rest = tail;
                 job.units.push(UnitJob {
@@ -325,8 +261,7 @@ impl Backward<'_> {
     fn keep_sums(&mut self, origin: Option<Origin<'_>>, parts: Vec<Option<Sums>>) {
         let Some(origin) = origin else { return };
         for unit in std::iter::once(origin.main).chain(origin.downsample) {
-            self.sums[unit.index] =
-                vec![GradientSums::empty(unit.channels()); self.batch.group_count];
+            self.sums[unit.index] = vec![GradientSums::empty(unit.channels()); self.batch.group_count];
         }
         for (part, sums) in self.parts.iter().zip(parts.into_iter().flatten()) {
             self.sums[origin.main.index][part.group].merge(&sums.main);
@@ -340,24 +275,17 @@ impl Backward<'_> {
     fn lines(&mut self, unit: &UnitPlan) -> Vec<GradientLine> {
         let count = (self.batch.group_len() * unit.convolved().pixel_count()) as f64;
         let gamma = &self.values[unit.gamma.clone()];
-        let groups = self.sums[unit.index]
-            .iter()
-            .zip(&self.tape.units[unit.index].norms);
+        let groups = self.sums[unit.index].iter().zip(&self.tape.units[unit.index].norms);
         for channel in 0..unit.channels() {
-            let inverse =
-                |norm: &super::tape::GroupNorm| f64::from(norm.inverse_deviation[channel]);
-            let of_gamma: f64 = groups
-                .clone()
-                .map(|(sums, norm)| sums.centered[channel] * inverse(norm))
-                .sum();
+            let inverse = |norm: &super::tape::GroupNorm| f64::from(norm.inverse_deviation[channel]);
+            let of_gamma: f64 =
+                groups.clone().map(|(sums, norm)| sums.centered[channel] * inverse(norm)).sum();
             let of_beta: f64 = groups.clone().map(|(sums, _)| sums.gradient[channel]).sum();
             self.flat[unit.gamma.start + channel] = of_gamma as f32;
             self.flat[unit.beta.start + channel] = of_beta as f32;
         }
         groups
-            .map(|(sums, norm)| {
-                GradientLine::new(sums, count, gamma, &norm.mean, &norm.inverse_deviation)
-            })
+            .map(|(sums, norm)| GradientLine::new(sums, count, gamma, &norm.mean, &norm.inverse_deviation))
             .collect()
     }
 
@@ -365,56 +293,35 @@ impl Backward<'_> {
     fn add_partials(&mut self, unit: &UnitPlan, partials: &[f32]) {
         let len = partial_len(unit);
         let partials = &partials[..len * self.parts.len()];
-        self.flat[unit.weight.clone()]
-            .par_chunks_mut(4096)
-            .enumerate()
-            .for_each(|(chunk, sum)| {
-                for partial in partials.chunks_exact(len) {
-                    for (sum, value) in sum.iter_mut().zip(&partial[chunk * 4096..]) {
-                        *sum += value;
-                    }
+        self.flat[unit.weight.clone()].par_chunks_mut(4096).enumerate().for_each(|(chunk, sum)| {
+            for partial in partials.chunks_exact(len) {
+                for (sum, value) in sum.iter_mut().zip(&partial[chunk * 4096..]) {
+                    *sum += value;
                 }
-            });
+            }
+        });
     }
 
     /// Sums a large weight's gradient over the whole batch, some columns at a time.
-    fn sum_columns(
-        &mut self,
-        input: Place,
-        unit: &UnitPlan,
-        gradient: &[f32],
-        scratch: &mut AlignedBuffer,
-    ) {
+    fn sum_columns(&mut self, input: Place, unit: &UnitPlan, gradient: &[f32], scratch: &mut AlignedBuffer) {
         let (kernel, count) = (self.kernel, self.batch.image_count);
         let (depth, width) = (unit.geometry.depth(), unit.channels());
         let input = &activation_at(self.tape, input)[..count * unit.input.image_len()];
-        let gradient = OutputGradient {
-            images: &gradient[..count * unit.gradient.image_len()],
-            width,
-        };
+        let gradient = OutputGradient { images: &gradient[..count * unit.gradient.image_len()], width };
         scratch.reserve_len(unit.geometry.weight_len());
         let sums = scratch[..unit.geometry.weight_len()].par_chunks_mut(depth * COLUMN_SPAN);
         sums.enumerate().for_each(|(span, sum)| {
             let first = span * COLUMN_SPAN;
-            let part = Part {
-                depths: 0..depth,
-                columns: first..(first + COLUMN_SPAN).min(width),
-            };
+            let part = Part { depths: 0..depth, columns: first..(first + COLUMN_SPAN).min(width) };
             sum.fill(0.0);
             add_weight_gradient(kernel, input, &unit.weight_window, gradient, &part, sum);
         });
         let sums = &scratch[..unit.geometry.weight_len()];
-        self.flat[unit.weight.clone()]
-            .par_chunks_mut(width)
-            .enumerate()
-            .for_each(|(row, target)| {
-                for (columns, sum) in target
-                    .chunks_mut(COLUMN_SPAN)
-                    .zip(sums.chunks(depth * COLUMN_SPAN))
-                {
-                    columns.copy_from_slice(&sum[row * columns.len()..][..columns.len()]);
-                }
-            });
+        self.flat[unit.weight.clone()].par_chunks_mut(width).enumerate().for_each(|(row, target)| {
+            for (columns, sum) in target.chunks_mut(COLUMN_SPAN).zip(sums.chunks(depth * COLUMN_SPAN)) {
+                columns.copy_from_slice(&sum[row * columns.len()..][..columns.len()]);
+            }
+        });
     }
 }
 

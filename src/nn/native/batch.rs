@@ -42,22 +42,15 @@ impl Batch {
     }
 
     fn part_len(self) -> usize {
-        self.group_len()
-            .div_ceil(PART_COUNT.div_ceil(self.group_count))
+        self.group_len().div_ceil(PART_COUNT.div_ceil(self.group_count))
     }
 
     fn cut(self, longest: usize) -> Vec<Span> {
         let len = self.group_len();
         (0..self.group_count)
             .flat_map(|group| {
-                let shift =
-                    move |part: Range<usize>| group * len + part.start..group * len + part.end;
-                split_evenly(len, longest)
-                    .into_iter()
-                    .map(move |part| Span {
-                        images: shift(part),
-                        group,
-                    })
+                let shift = move |part: Range<usize>| group * len + part.start..group * len + part.end;
+                split_evenly(len, longest).into_iter().map(move |part| Span { images: shift(part), group })
             })
             .collect()
     }
@@ -65,18 +58,11 @@ impl Batch {
 
 /// The images of each span as a slice of its own.
 pub(super) fn split<'a, T>(spans: &[Span], images: &'a [T], image_len: usize) -> Vec<&'a [T]> {
-    spans
-        .iter()
-        .map(|span| &images[span.images.start * image_len..span.images.end * image_len])
-        .collect()
+    spans.iter().map(|span| &images[span.images.start * image_len..span.images.end * image_len]).collect()
 }
 
 /// The images of each span as a mutable slice of its own; the spans follow each other without a gap from image 0.
-pub(super) fn split_mut<'a, T>(
-    spans: &[Span],
-    images: &'a mut [T],
-    image_len: usize,
-) -> Vec<&'a mut [T]> {
+pub(super) fn split_mut<'a, T>(spans: &[Span], images: &'a mut [T], image_len: usize) -> Vec<&'a mut [T]> {
     let mut rest = images;
     let mut parts = Vec::with_capacity(spans.len());
     for span in spans {
@@ -93,18 +79,12 @@ mod tests {
 
     #[test]
     fn spans_cover_the_batch_and_stay_inside_their_group() {
-        let batch = Batch {
-            image_count: 24,
-            group_count: 2,
-        };
+        let batch = Batch { image_count: 24, group_count: 2 };
         for spans in [batch.spans(1), batch.spans(2), batch.parts()] {
             let mut next = 0;
             for span in &spans {
                 assert_eq!(span.images.start, next);
-                assert!(
-                    span.images.start / 12 == span.group
-                        && (span.images.end - 1) / 12 == span.group
-                );
+                assert!(span.images.start / 12 == span.group && (span.images.end - 1) / 12 == span.group);
                 next = span.images.end;
             }
             assert_eq!(next, 24);
@@ -116,10 +96,7 @@ mod tests {
 
     #[test]
     fn slices_follow_the_spans() {
-        let batch = Batch {
-            image_count: 3,
-            group_count: 1,
-        };
+        let batch = Batch { image_count: 3, group_count: 1 };
         let mut images: Vec<f32> = (0..6).map(|value| value as f32).collect();
         let spans = batch.spans(1);
         assert_eq!(split(&spans, &images, 2)[2], [4.0, 5.0]);

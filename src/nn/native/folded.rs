@@ -30,26 +30,19 @@ impl FoldedWeights {
     pub(super) fn new(kernel: Kernel, plan: &NetworkPlan, values: &[f32], buffers: &[f32]) -> Self {
         let units: Vec<_> = plan.units().collect();
         let fold = |unit: &UnitPlan| {
-            let (mean, variance) = (
-                &buffers[unit.running_mean.clone()],
-                &buffers[unit.running_var.clone()],
-            );
+            let (mean, variance) = (&buffers[unit.running_mean.clone()], &buffers[unit.running_var.clone()]);
             let (gamma, beta) = (&values[unit.gamma.clone()], &values[unit.beta.clone()]);
             let channels = 0..unit.channels();
             let scale: Vec<f32> = channels
                 .clone()
                 .map(|channel| gamma[channel] / (variance[channel] + NORM_EPSILON).sqrt())
                 .collect();
-            let bias = channels
-                .map(|channel| beta[channel] - mean[channel] * scale[channel])
-                .collect();
+            let bias = channels.map(|channel| beta[channel] - mean[channel] * scale[channel]).collect();
             let mut packed = ForwardWeights::new(kernel, unit);
             packed.pack(&values[unit.weight.clone()], Some(&scale));
             (packed, bias)
         };
-        Self {
-            units: units.into_par_iter().map(fold).collect(),
-        }
+        Self { units: units.into_par_iter().map(fold).collect() }
     }
 }
 
@@ -77,15 +70,9 @@ impl Activations {
             pooled: AlignedBuffer::zeroed(image_count * pooled_len),
             winners: vec![
                 0;
-                image_count
-                    * plan
-                        .pool
-                        .map_or(0, |pool| pool.output.with_border(0).image_len())
+                image_count * plan.pool.map_or(0, |pool| pool.output.with_border(0).image_len())
             ],
-            stages: stage_starts(plan)
-                .into_iter()
-                .map(|index| stage(&plan.blocks[index]))
-                .collect(),
+            stages: stage_starts(plan).into_iter().map(|index| stage(&plan.blocks[index])).collect(),
         }
     }
 }
@@ -104,28 +91,18 @@ pub(super) struct ActivationCache {
 
 impl ActivationCache {
     fn take(&self, plan: &NetworkPlan) -> Activations {
-        let free = self
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         free.unwrap_or_else(|| Activations::new(plan, longest_piece(plan)))
     }
 
     fn put(&self, activations: Activations) {
-        self.free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(activations);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(activations);
     }
 
     /// Sets of buffers that are waiting for work.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -150,19 +127,15 @@ pub(super) fn features(
     for piece in split_evenly(image_count, longest) {
         let (target, tail) = rest.split_at_mut(piece.len() * plan.feature_count);
         rest = tail;
-        pieces.push((
-            &images[piece.start * image_len..piece.end * image_len],
-            target,
-        ));
+        pieces.push((&images[piece.start * image_len..piece.end * image_len], target));
     }
     pieces.into_par_iter().for_each(|(images, features)| {
         let mut activations = cache.take(plan);
-        Piece {
-            plan,
-            weights,
-            image_count: images.len() / image_len,
-        }
-        .run(images, &mut activations, features);
+        Piece { plan, weights, image_count: images.len() / image_len }.run(
+            images,
+            &mut activations,
+            features,
+        );
         cache.put(activations);
     });
     features
@@ -177,13 +150,7 @@ struct Piece<'a> {
 
 impl Piece<'_> {
     fn run(self, images: &[f32], activations: &mut Activations, features: &mut [f32]) {
-        let Activations {
-            images: bordered,
-            stem,
-            pooled,
-            winners,
-            stages,
-        } = activations;
+        let Activations { images: bordered, stem, pooled, winners, stages } = activations;
         let count = self.image_count;
         let bordered = &mut bordered[..count * self.plan.stem.input.image_len()];
         self.plan.stem.input.copy_from_dense(images, bordered);
@@ -194,8 +161,7 @@ impl Piece<'_> {
             Some(plan) => {
                 let pooled = &mut pooled[..count * plan.output.image_len()];
                 let winners = &mut winners[..count * plan.output.with_border(0).image_len()];
-                plan.pool
-                    .forward(stem, plan.input, plan.output, pooled, winners);
+                plan.pool.forward(stem, plan.input, plan.output, pooled, winners);
                 pooled
             }
         };
@@ -208,10 +174,7 @@ impl Piece<'_> {
     fn run_stages(self, first: &[f32], stages: &mut [[AlignedBuffer; 2]]) {
         let starts = stage_starts(self.plan);
         for (stage, start) in starts.iter().enumerate() {
-            let end = starts
-                .get(stage + 1)
-                .copied()
-                .unwrap_or(self.plan.blocks.len());
+            let end = starts.get(stage + 1).copied().unwrap_or(self.plan.blocks.len());
             let (before, rest) = stages.split_at_mut(stage);
             let [outer, inner] = &mut rest[0];
             let input = before.last().map_or(first, |[last, _]| last);
@@ -223,13 +186,7 @@ impl Piece<'_> {
     }
 
     /// A block that reads `input`, or where that is `None` works on `outer` in place.
-    fn run_block(
-        self,
-        block: &BlockPlan,
-        input: Option<&[f32]>,
-        outer: &mut [f32],
-        inner: &mut [f32],
-    ) {
+    fn run_block(self, block: &BlockPlan, input: Option<&[f32]>, outer: &mut [f32], inner: &mut [f32]) {
         let residual = match (input, &block.downsample) {
             (Some(input), Some(downsample)) => {
                 self.convolve(&block.conv1, input, inner, Residual::None, true);
@@ -263,15 +220,6 @@ impl Piece<'_> {
             other => other,
         };
         let input = &input[..self.image_count * unit.input.image_len()];
-        packed.convolve(
-            &unit.folded,
-            input,
-            output,
-            Epilogue {
-                bias: Some(bias),
-                residual,
-                relu,
-            },
-        );
+        packed.convolve(&unit.folded, input, output, Epilogue { bias: Some(bias), residual, relu });
     }
 }

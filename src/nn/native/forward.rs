@@ -44,25 +44,13 @@ pub(super) struct Origin<'a> {
 impl<'a> Origin<'a> {
     /// `relu(norm(unit))`.
     pub(super) fn plain(unit: &'a UnitPlan) -> Self {
-        Self {
-            main: unit,
-            downsample: None,
-            identity: None,
-        }
+        Self { main: unit, downsample: None, identity: None }
     }
 
     /// What a block gives out; `input` is what it takes in.
     pub(super) fn block(block: &'a BlockPlan, input: Place) -> Self {
-        let identity = if block.downsample.is_some() {
-            None
-        } else {
-            Some(input)
-        };
-        Self {
-            main: &block.conv2,
-            downsample: block.downsample.as_ref(),
-            identity,
-        }
+        let identity = if block.downsample.is_some() { None } else { Some(input) };
+        Self { main: &block.conv2, downsample: block.downsample.as_ref(), identity }
     }
 }
 
@@ -70,17 +58,11 @@ impl<'a> Origin<'a> {
 pub(super) fn block_inputs(plan: &NetworkPlan) -> Vec<(Place, Option<Origin<'_>>)> {
     let mut inputs = vec![match plan.pool {
         Some(_) => (Place::Pool, None),
-        None => (
-            Place::Unit(plan.stem.index),
-            Some(Origin::plain(&plan.stem)),
-        ),
+        None => (Place::Unit(plan.stem.index), Some(Origin::plain(&plan.stem))),
     }];
     for block in &plan.blocks {
         let input = inputs[inputs.len() - 1].0;
-        inputs.push((
-            Place::Unit(block.conv2.index),
-            Some(Origin::block(block, input)),
-        ));
+        inputs.push((Place::Unit(block.conv2.index), Some(Origin::block(block, input))));
     }
     inputs
 }
@@ -97,14 +79,7 @@ pub(super) fn forward(
     tape: &mut Tape,
 ) -> (Vec<f32>, BatchStatistics) {
     tape.batch = batch;
-    let mut pass = Forward {
-        kernel,
-        plan,
-        values,
-        batch,
-        tape,
-        statistics: vec![0.0; plan.buffer_count],
-    };
+    let mut pass = Forward { kernel, plan, values, batch, tape, statistics: vec![0.0; plan.buffer_count] };
     pass.pack_weights();
     pass.run_stem(images);
     if plan.pool.is_some() {
@@ -113,23 +88,12 @@ pub(super) fn forward(
     let mut inputs = block_inputs(plan);
     let (_, last_origin) = inputs.pop().expect("one more input than blocks");
     for (block, (place, origin)) in plan.blocks.iter().zip(inputs) {
-        let convolutions: Vec<_> = std::iter::once(&block.conv1)
-            .chain(&block.downsample)
-            .collect();
+        let convolutions: Vec<_> = std::iter::once(&block.conv1).chain(&block.downsample).collect();
         pass.run(origin, place, &convolutions);
-        pass.run(
-            Some(Origin::plain(&block.conv1)),
-            Place::Unit(block.conv1.index),
-            &[&block.conv2],
-        );
+        pass.run(Some(Origin::plain(&block.conv1)), Place::Unit(block.conv1.index), &[&block.conv2]);
     }
     let features = pass.run_average(last_origin);
-    (
-        features,
-        BatchStatistics {
-            values: pass.statistics,
-        },
-    )
+    (features, BatchStatistics { values: pass.statistics })
 }
 
 struct Forward<'a> {
@@ -145,9 +109,7 @@ impl<'a> Forward<'a> {
     fn pack_weights(&mut self) {
         let values = self.values;
         let units: Vec<_> = self.plan.units().zip(&mut self.tape.units).collect();
-        units
-            .into_par_iter()
-            .for_each(|(plan, unit)| unit.packed.pack(&values[plan.weight.clone()], None));
+        units.into_par_iter().for_each(|(plan, unit)| unit.packed.pack(&values[plan.weight.clone()], None));
     }
 
     fn run_stem(&mut self, images: &[f32]) {
@@ -157,18 +119,12 @@ impl<'a> Forward<'a> {
         let mut outputs = Outputs::take(&[stem], &spans, self.tape);
         {
             let dense = split(&spans, images, stem.input.with_border(0).image_len());
-            let jobs =
-                dense
-                    .into_iter()
-                    .zip(split_mut(&spans, &mut bordered, stem.input.image_len()));
+            let jobs = dense.into_iter().zip(split_mut(&spans, &mut bordered, stem.input.image_len()));
             let jobs: Vec<_> = jobs.zip(outputs.jobs(&spans, self.tape)).collect();
-            jobs.into_par_iter()
-                .for_each(|((dense, bordered), convolutions)| {
-                    stem.input.copy_from_dense(dense, bordered);
-                    convolutions
-                        .into_iter()
-                        .for_each(|convolution| convolution.run(kernel, bordered));
-                });
+            jobs.into_par_iter().for_each(|((dense, bordered), convolutions)| {
+                stem.input.copy_from_dense(dense, bordered);
+                convolutions.into_iter().for_each(|convolution| convolution.run(kernel, bordered));
+            });
         }
         self.tape.images = bordered;
         self.put_back(outputs, &spans);
@@ -185,21 +141,12 @@ impl<'a> Forward<'a> {
         {
             let norming = normings(&spans, stem, &mut activation, self.tape);
             let maxima = split_mut(&spans, &mut pooled.activation, plan.output.image_len());
-            let winners = split_mut(
-                &spans,
-                &mut pooled.winners,
-                plan.output.with_border(0).image_len(),
-            );
-            let jobs: Vec<_> = norming
-                .into_iter()
-                .zip(maxima.into_iter().zip(winners))
-                .collect();
-            jobs.into_par_iter()
-                .for_each(|(norming, (maxima, winners))| {
-                    let activation = norming.run(kernel, None, true);
-                    plan.pool
-                        .forward(activation, plan.input, plan.output, maxima, winners);
-                });
+            let winners = split_mut(&spans, &mut pooled.winners, plan.output.with_border(0).image_len());
+            let jobs: Vec<_> = norming.into_iter().zip(maxima.into_iter().zip(winners)).collect();
+            jobs.into_par_iter().for_each(|(norming, (maxima, winners))| {
+                let activation = norming.run(kernel, None, true);
+                plan.pool.forward(activation, plan.input, plan.output, maxima, winners);
+            });
         }
         self.tape.units[stem.index].activation = activation;
         self.tape.pool = Some(pooled);
@@ -211,27 +158,19 @@ impl<'a> Forward<'a> {
         let spans = self.batch.spans(convolutions[0].span_len);
         let layout = convolutions[0].input;
         let mut activation = take_activation(self.tape, place);
-        let mut shortcut = origin
-            .and_then(|origin| origin.downsample)
-            .map(|unit| self.take_shortcut(unit));
+        let mut shortcut = origin.and_then(|origin| origin.downsample).map(|unit| self.take_shortcut(unit));
         let mut outputs = Outputs::take(convolutions, &spans, self.tape);
         {
             let origins = origins(origin, &spans, shortcut.as_mut(), self.tape);
             let activations = split_mut(&spans, &mut activation, layout.image_len());
-            let jobs = origins
-                .into_iter()
-                .zip(activations)
-                .zip(outputs.jobs(&spans, self.tape));
+            let jobs = origins.into_iter().zip(activations).zip(outputs.jobs(&spans, self.tape));
             let jobs: Vec<_> = jobs.collect();
-            jobs.into_par_iter()
-                .for_each(|((origin, activation), convolutions)| {
-                    if let Some(origin) = origin {
-                        origin.run(kernel, activation);
-                    }
-                    convolutions
-                        .into_iter()
-                        .for_each(|convolution| convolution.run(kernel, activation));
-                });
+            jobs.into_par_iter().for_each(|((origin, activation), convolutions)| {
+                if let Some(origin) = origin {
+                    origin.run(kernel, activation);
+                }
+                convolutions.into_iter().for_each(|convolution| convolution.run(kernel, activation));
+            });
         }
         put_activation(self.tape, place, activation);
         self.put_shortcut(origin, shortcut);
@@ -246,24 +185,18 @@ impl<'a> Forward<'a> {
         let place = origin.map_or(Place::Pool, |origin| Place::Unit(origin.main.index));
         let mut features = vec![0.0; self.batch.image_count * self.plan.feature_count];
         let mut activation = take_activation(self.tape, place);
-        let mut shortcut = origin
-            .and_then(|origin| origin.downsample)
-            .map(|unit| self.take_shortcut(unit));
+        let mut shortcut = origin.and_then(|origin| origin.downsample).map(|unit| self.take_shortcut(unit));
         {
             let origins = origins(origin, &spans, shortcut.as_mut(), self.tape);
             let activations = split_mut(&spans, &mut activation, layout.image_len());
             let targets = split_mut(&spans, &mut features, layout.channels);
-            let jobs: Vec<_> = origins
-                .into_iter()
-                .zip(activations.into_iter().zip(targets))
-                .collect();
-            jobs.into_par_iter()
-                .for_each(|(origin, (activation, features))| {
-                    if let Some(origin) = origin {
-                        origin.run(kernel, activation);
-                    }
-                    pooling::average(activation, layout, features);
-                });
+            let jobs: Vec<_> = origins.into_iter().zip(activations.into_iter().zip(targets)).collect();
+            jobs.into_par_iter().for_each(|(origin, (activation, features))| {
+                if let Some(origin) = origin {
+                    origin.run(kernel, activation);
+                }
+                pooling::average(activation, layout, features);
+            });
         }
         put_activation(self.tape, place, activation);
         self.put_shortcut(origin, shortcut);
@@ -275,34 +208,25 @@ impl<'a> Forward<'a> {
     }
 
     fn put_shortcut(&mut self, origin: Option<Origin<'_>>, shortcut: Option<AlignedBuffer>) {
-        if let (Some(unit), Some(shortcut)) =
-            (origin.and_then(|origin| origin.downsample), shortcut)
-        {
+        if let (Some(unit), Some(shortcut)) = (origin.and_then(|origin| origin.downsample), shortcut) {
             self.tape.units[unit.index].activation = shortcut;
         }
     }
 
     /// Returns the outputs to the tape and turns their moments into norms and statistics.
     fn put_back(&mut self, outputs: Outputs<'_>, spans: &[Span]) {
-        for (unit, (buffer, parts)) in outputs
-            .units
-            .iter()
-            .zip(outputs.buffers.into_iter().zip(outputs.moments))
+        for (unit, (buffer, parts)) in
+            outputs.units.iter().zip(outputs.buffers.into_iter().zip(outputs.moments))
         {
             let mut groups = vec![Moments::empty(unit.channels()); self.batch.group_count];
             for (span, part) in spans.iter().zip(&parts) {
                 groups[span.group].merge(part);
             }
             self.keep_statistics(unit, &groups);
-            let (gamma, beta) = (
-                &self.values[unit.gamma.clone()],
-                &self.values[unit.beta.clone()],
-            );
+            let (gamma, beta) = (&self.values[unit.gamma.clone()], &self.values[unit.beta.clone()]);
             let tape = &mut self.tape.units[unit.index];
-            tape.norms = groups
-                .iter()
-                .map(|group| GroupNorm::new(group, gamma, beta, NORM_EPSILON))
-                .collect();
+            tape.norms =
+                groups.iter().map(|group| GroupNorm::new(group, gamma, beta, NORM_EPSILON)).collect();
             tape.convolved = buffer;
         }
     }
@@ -311,10 +235,7 @@ impl<'a> Forward<'a> {
         let share = 1.0 / groups.len() as f64;
         for channel in 0..unit.channels() {
             let mean: f64 = groups.iter().map(|group| group.mean[channel]).sum();
-            let variance: f64 = groups
-                .iter()
-                .map(|group| group.unbiased_variance(channel))
-                .sum();
+            let variance: f64 = groups.iter().map(|group| group.unbiased_variance(channel)).sum();
             self.statistics[unit.running_mean.start + channel] = (mean * share) as f32;
             self.statistics[unit.running_var.start + channel] = (variance * share) as f32;
         }
@@ -369,25 +290,13 @@ impl<'a> Outputs<'a> {
 
     /// For each span, its share of every convolution.
     fn jobs<'b>(&'b mut self, spans: &[Span], tape: &'b Tape) -> Vec<Vec<Convolving<'b>>> {
-        let mut jobs: Vec<Vec<_>> = spans
-            .iter()
-            .map(|_| Vec::with_capacity(self.units.len()))
-            .collect();
-        for (unit, (buffer, moments)) in self
-            .units
-            .iter()
-            .zip(self.buffers.iter_mut().zip(&mut self.moments))
+        let mut jobs: Vec<Vec<_>> = spans.iter().map(|_| Vec::with_capacity(self.units.len())).collect();
+        for (unit, (buffer, moments)) in self.units.iter().zip(self.buffers.iter_mut().zip(&mut self.moments))
         {
             let packed = &tape.units[unit.index].packed;
             let outputs = split_mut(spans, buffer, unit.convolved().image_len());
-            for (job, (convolved, moments)) in jobs.iter_mut().zip(outputs.into_iter().zip(moments))
-            {
-                job.push(Convolving {
-                    unit,
-                    packed,
-                    convolved,
-                    moments,
-                });
+            for (job, (convolved, moments)) in jobs.iter_mut().zip(outputs.into_iter().zip(moments)) {
+                job.push(Convolving { unit, packed, convolved, moments });
             }
         }
         jobs
@@ -404,12 +313,7 @@ struct Convolving<'a> {
 
 impl Convolving<'_> {
     fn run(self, kernel: Kernel, input: &[f32]) {
-        self.packed.convolve(
-            &self.unit.forward,
-            input,
-            self.convolved,
-            Epilogue::default(),
-        );
+        self.packed.convolve(&self.unit.forward, input, self.convolved, Epilogue::default());
         *self.moments = moments(kernel, self.convolved, self.unit.convolved());
     }
 }
@@ -424,13 +328,7 @@ struct Norming<'a> {
 
 impl<'a> Norming<'a> {
     fn run(self, kernel: Kernel, residual: Option<&[f32]>, relu: bool) -> &'a [f32] {
-        apply(
-            kernel,
-            self.convolved,
-            self.norm.application(residual, relu),
-            self.layout,
-            self.activation,
-        );
+        apply(kernel, self.convolved, self.norm.application(residual, relu), self.layout, self.activation);
         self.activation
     }
 }
@@ -469,13 +367,7 @@ impl Making<'_> {
             Some(downsample) => Some(downsample.run(kernel, None, false)),
             None => self.identity,
         };
-        apply(
-            kernel,
-            self.convolved,
-            self.norm.application(residual, true),
-            self.layout,
-            activation,
-        );
+        apply(kernel, self.convolved, self.norm.application(residual, true), self.layout, activation);
     }
 }
 
@@ -497,9 +389,7 @@ fn origins<'b>(
         _ => Vec::new(),
     }
     .into_iter();
-    let identity = origin
-        .identity
-        .map(|place| split(spans, activation_at(tape, place), layout.image_len()));
+    let identity = origin.identity.map(|place| split(spans, activation_at(tape, place), layout.image_len()));
     let making = |(index, (span, convolved)): (usize, (&Span, &'b [f32]))| {
         Some(Making {
             layout,
@@ -509,10 +399,5 @@ fn origins<'b>(
             identity: identity.as_ref().map(|identity| identity[index]),
         })
     };
-    spans
-        .iter()
-        .zip(convolved)
-        .enumerate()
-        .map(making)
-        .collect()
+    spans.iter().zip(convolved).enumerate().map(making).collect()
 }

@@ -55,23 +55,9 @@ impl Gate<'_> {
         let dense = self.layout.with_border(0);
         let (mean, convolved) = self.main;
         let convolved = images(convolved, dense, &range);
-        let main = gate_and_sum(
-            kernel,
-            gradient,
-            Some(activation),
-            convolved,
-            mean,
-            self.layout,
-        );
+        let main = gate_and_sum(kernel, gradient, Some(activation), convolved, mean, self.layout);
         let downsample = self.downsample.map(|(mean, convolved)| {
-            gate_and_sum(
-                kernel,
-                gradient,
-                None,
-                images(convolved, dense, &range),
-                mean,
-                dense,
-            )
+            gate_and_sum(kernel, gradient, None, images(convolved, dense, &range), mean, dense)
         });
         Sums { main, downsample }
     }
@@ -121,11 +107,7 @@ impl PartJob<'_> {
             let (Some(gate), Some(target)) = (&self.gate, &mut self.target) else {
                 continue;
             };
-            let found = gate.run(
-                kernel,
-                images_mut(target, gate.layout.with_border(0), &span),
-                span,
-            );
+            let found = gate.run(kernel, images_mut(target, gate.layout.with_border(0), &span), span);
             match &mut sums {
                 Some(sums) => sums.merge(&found),
                 None => sums = Some(found),
@@ -139,29 +121,13 @@ impl PartJob<'_> {
         let unit = job.unit;
         let dense = unit.convolved();
         let gradient = images_mut(job.gradient, unit.gradient, span);
-        let (gated, convolved) = (
-            images(job.gated, dense, span),
-            images(job.convolved, dense, span),
-        );
+        let (gated, convolved) = (images(job.gated, dense, span), images(job.convolved, dense, span));
         apply_gradient(kernel, gated, convolved, job.line, unit.gradient, gradient);
         if !job.partial.is_empty() {
             let input = images(self.input, unit.input, span);
-            let part = Part {
-                depths: 0..unit.geometry.depth(),
-                columns: 0..unit.channels(),
-            };
-            let output = OutputGradient {
-                images: gradient,
-                width: unit.channels(),
-            };
-            add_weight_gradient(
-                kernel,
-                input,
-                &unit.weight_window,
-                output,
-                &part,
-                job.partial,
-            );
+            let part = Part { depths: 0..unit.geometry.depth(), columns: 0..unit.channels() };
+            let output = OutputGradient { images: gradient, width: unit.channels() };
+            add_weight_gradient(kernel, input, &unit.weight_window, output, &part, job.partial);
         }
         let Some(target) = &mut self.target else {
             return;

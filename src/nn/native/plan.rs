@@ -85,11 +85,8 @@ impl UnitPlan {
         let activation = geometry.output().with_border(activation_border);
         let gradient = geometry.output().with_border(geometry.gradient_border());
         let winograd = Winograd::pays(&geometry);
-        let reversed = Geometry {
-            in_channels: geometry.out_channels,
-            out_channels: geometry.in_channels,
-            ..geometry
-        };
+        let reversed =
+            Geometry { in_channels: geometry.out_channels, out_channels: geometry.in_channels, ..geometry };
         Self {
             index,
             geometry,
@@ -101,12 +98,8 @@ impl UnitPlan {
             weight_window: geometry.forward_window(input, gradient),
             classes: geometry.gradient_classes(gradient, geometry.input()),
             backward: winograd.then(|| Winograd::new(&reversed, gradient, geometry.input())),
-            span_len: if winograd {
-                WINOGRAD_SPAN_PIXELS
-            } else {
-                SPAN_PIXELS
-            }
-            .div_ceil(geometry.output().pixel_count()),
+            span_len: if winograd { WINOGRAD_SPAN_PIXELS } else { SPAN_PIXELS }
+                .div_ceil(geometry.output().pixel_count()),
             weight: unit.weight.clone(),
             gamma: unit.gamma.clone(),
             beta: unit.beta.clone(),
@@ -157,27 +150,11 @@ pub(super) struct NetworkPlan {
 
 impl NetworkPlan {
     pub(super) fn new(architecture: &Architecture) -> Self {
-        let stem_border = if architecture.max_pool.is_some() {
-            0
-        } else {
-            BORDER
-        };
-        let stem = UnitPlan::new(
-            &architecture.stem,
-            0,
-            architecture.stem.conv.padding,
-            stem_border,
-        );
-        let pool = architecture
-            .max_pool
-            .as_ref()
-            .map(|shape| pool_plan(shape, stem.activation));
+        let stem_border = if architecture.max_pool.is_some() { 0 } else { BORDER };
+        let stem = UnitPlan::new(&architecture.stem, 0, architecture.stem.conv.padding, stem_border);
+        let pool = architecture.max_pool.as_ref().map(|shape| pool_plan(shape, stem.activation));
         let mut index = 1;
-        let blocks = architecture
-            .blocks
-            .iter()
-            .map(|block| block_plan(block, &mut index))
-            .collect();
+        let blocks = architecture.blocks.iter().map(|block| block_plan(block, &mut index)).collect();
         Self {
             stem,
             pool,
@@ -191,11 +168,8 @@ impl NetworkPlan {
     /// The units in the architecture's order, which is the order of their indices.
     pub(super) fn units(&self) -> impl Iterator<Item = &UnitPlan> {
         let blocks = self.blocks.iter();
-        let of_blocks = blocks.flat_map(|block| {
-            [&block.conv1, &block.conv2]
-                .into_iter()
-                .chain(&block.downsample)
-        });
+        let of_blocks =
+            blocks.flat_map(|block| [&block.conv1, &block.conv2].into_iter().chain(&block.downsample));
         std::iter::once(&self.stem).chain(of_blocks)
     }
 
@@ -210,17 +184,9 @@ impl NetworkPlan {
 }
 
 fn pool_plan(shape: &MaxPoolShape, input: Layout) -> PoolPlan {
-    let output = Layout {
-        height: shape.out_size,
-        width: shape.out_size,
-        channels: shape.channels,
-        border: BORDER,
-    };
-    PoolPlan {
-        pool: MaxPool::STEM,
-        input,
-        output,
-    }
+    let output =
+        Layout { height: shape.out_size, width: shape.out_size, channels: shape.channels, border: BORDER };
+    PoolPlan { pool: MaxPool::STEM, input, output }
 }
 
 fn block_plan(block: &BasicBlock, index: &mut usize) -> BlockPlan {

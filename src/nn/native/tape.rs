@@ -23,40 +23,18 @@ pub(super) struct GroupNorm {
 
 impl GroupNorm {
     pub(super) fn new(moments: &Moments, gamma: &[f32], beta: &[f32], epsilon: f32) -> Self {
-        let inverse =
-            |channel: usize| 1.0 / (moments.biased_variance(channel) + f64::from(epsilon)).sqrt();
+        let inverse = |channel: usize| 1.0 / (moments.biased_variance(channel) + f64::from(epsilon)).sqrt();
         let channels = 0..gamma.len();
-        let inverse_deviation: Vec<f32> = channels
-            .clone()
-            .map(|channel| inverse(channel) as f32)
-            .collect();
+        let inverse_deviation: Vec<f32> = channels.clone().map(|channel| inverse(channel) as f32).collect();
         let mean: Vec<f32> = moments.mean.iter().map(|mean| *mean as f32).collect();
-        let scale: Vec<f32> = channels
-            .clone()
-            .map(|channel| gamma[channel] * inverse_deviation[channel])
-            .collect();
-        let shift = channels
-            .map(|channel| beta[channel] - mean[channel] * scale[channel])
-            .collect();
-        Self {
-            mean,
-            inverse_deviation,
-            scale,
-            shift,
-        }
+        let scale: Vec<f32> =
+            channels.clone().map(|channel| gamma[channel] * inverse_deviation[channel]).collect();
+        let shift = channels.map(|channel| beta[channel] - mean[channel] * scale[channel]).collect();
+        Self { mean, inverse_deviation, scale, shift }
     }
 
-    pub(super) fn application<'a>(
-        &'a self,
-        residual: Option<&'a [f32]>,
-        relu: bool,
-    ) -> Application<'a> {
-        Application {
-            scale: &self.scale,
-            shift: &self.shift,
-            residual,
-            relu,
-        }
+    pub(super) fn application<'a>(&'a self, residual: Option<&'a [f32]>, relu: bool) -> Application<'a> {
+        Application { scale: &self.scale, shift: &self.shift, residual, relu }
     }
 }
 
@@ -109,15 +87,9 @@ impl Tape {
     pub(super) fn new(kernel: Kernel, plan: &NetworkPlan, capacity: usize) -> Self {
         Self {
             capacity,
-            batch: Batch {
-                image_count: 0,
-                group_count: 1,
-            },
+            batch: Batch { image_count: 0, group_count: 1 },
             images: AlignedBuffer::zeroed(capacity * plan.stem.input.image_len()),
-            units: plan
-                .units()
-                .map(|unit| UnitTape::new(kernel, unit, capacity))
-                .collect(),
+            units: plan.units().map(|unit| UnitTape::new(kernel, unit, capacity)).collect(),
             pool: plan.pool.map(|pool| PoolTape {
                 activation: AlignedBuffer::zeroed(capacity * pool.output.image_len()),
                 winners: vec![0; capacity * pool.output.with_border(0).image_len()],
@@ -133,9 +105,7 @@ impl Tape {
 
     /// The scratch of the backward pass, taken out so that it can be written while the tape is read.
     pub(super) fn take_scratch(&mut self, kernel: Kernel, plan: &NetworkPlan) -> GradientScratch {
-        self.scratch
-            .take()
-            .unwrap_or_else(|| GradientScratch::new(kernel, plan, self.capacity))
+        self.scratch.take().unwrap_or_else(|| GradientScratch::new(kernel, plan, self.capacity))
     }
 }
 
@@ -160,8 +130,7 @@ pub(super) struct GradientScratch {
 
 impl GradientScratch {
     fn new(kernel: Kernel, plan: &NetworkPlan, capacity: usize) -> Self {
-        let largest =
-            |len: fn(&UnitPlan) -> usize| capacity * plan.units().map(len).max().unwrap_or(0);
+        let largest = |len: fn(&UnitPlan) -> usize| capacity * plan.units().map(len).max().unwrap_or(0);
         let activation = || AlignedBuffer::zeroed(largest(|unit| unit.convolved().image_len()));
         let gradient = || AlignedBuffer::zeroed(largest(|unit| unit.gradient.image_len()));
         Self {
@@ -171,10 +140,7 @@ impl GradientScratch {
             convolved: gradient(),
             shortcut: gradient(),
             partial: AlignedBuffer::default(),
-            packed: plan
-                .units()
-                .map(|unit| GradientWeights::new(kernel, unit))
-                .collect(),
+            packed: plan.units().map(|unit| GradientWeights::new(kernel, unit)).collect(),
         }
     }
 }

@@ -18,16 +18,12 @@ impl ForwardWeights {
     pub(super) fn new(kernel: Kernel, unit: &UnitPlan) -> Self {
         let geometry = &unit.geometry;
         match unit.forward {
-            Route::Direct(_) => Self::Direct(PackedMatrix::new(
-                kernel,
-                geometry.depth(),
-                geometry.out_channels,
-            )),
-            Route::Winograd(_) => Self::Winograd(WinogradWeights::new(
-                kernel,
-                geometry.in_channels,
-                geometry.out_channels,
-            )),
+            Route::Direct(_) => {
+                Self::Direct(PackedMatrix::new(kernel, geometry.depth(), geometry.out_channels))
+            }
+            Route::Winograd(_) => {
+                Self::Winograd(WinogradWeights::new(kernel, geometry.in_channels, geometry.out_channels))
+            }
         }
     }
 
@@ -40,19 +36,13 @@ impl ForwardWeights {
     }
 
     /// Convolves along `route`, which is one of the unit whose weight this is.
-    pub(super) fn convolve(
-        &self,
-        route: &Route,
-        source: &[f32],
-        target: &mut [f32],
-        epilogue: Epilogue<'_>,
-    ) {
+    pub(super) fn convolve(&self, route: &Route, source: &[f32], target: &mut [f32], epilogue: Epilogue<'_>) {
         match (self, route) {
             (Self::Direct(matrix), Route::Direct(window)) => {
-                multiply(source, window, matrix, target, epilogue)
+                multiply(source, window, matrix, target, epilogue);
             }
             (Self::Winograd(weights), Route::Winograd(form)) => {
-                form.convolve(source, weights, target, epilogue)
+                form.convolve(source, weights, target, epilogue);
             }
             _ => unreachable!("a unit's routes and weights have one form"),
         }
@@ -71,11 +61,7 @@ impl GradientWeights {
     pub(super) fn new(kernel: Kernel, unit: &UnitPlan) -> Self {
         let geometry = &unit.geometry;
         if unit.backward.is_some() {
-            return Self::Winograd(WinogradWeights::new(
-                kernel,
-                geometry.out_channels,
-                geometry.in_channels,
-            ));
+            return Self::Winograd(WinogradWeights::new(kernel, geometry.out_channels, geometry.in_channels));
         }
         let matrices = unit.classes.iter();
         Self::Direct(
@@ -104,13 +90,10 @@ impl GradientWeights {
         target: &mut [f32],
         residual: Residual<'_>,
     ) {
-        let epilogue = Epilogue {
-            residual,
-            ..Epilogue::default()
-        };
+        let epilogue = Epilogue { residual, ..Epilogue::default() };
         match (self, &unit.backward) {
             (Self::Winograd(weights), Some(form)) => {
-                form.convolve(gradient, weights, target, epilogue)
+                form.convolve(gradient, weights, target, epilogue);
             }
             (Self::Direct(matrices), _) => {
                 for (class, matrix) in unit.classes.iter().zip(matrices) {

@@ -29,11 +29,7 @@ pub struct Moments {
 impl Moments {
     /// The moments of nothing.
     pub fn empty(channels: usize) -> Self {
-        Self {
-            count: 0.0,
-            mean: vec![0.0; channels],
-            squares: vec![0.0; channels],
-        }
+        Self { count: 0.0, mean: vec![0.0; channels], squares: vec![0.0; channels] }
     }
 
     /// Adds the moments of further values.
@@ -44,9 +40,7 @@ impl Moments {
         let total = self.count + other.count;
         let (share, weight) = (other.count / total, self.count * other.count / total);
         let own = self.mean.iter_mut().zip(&mut self.squares);
-        for ((mean, squares), (other_mean, other_squares)) in
-            own.zip(other.mean.iter().zip(&other.squares))
-        {
+        for ((mean, squares), (other_mean, other_squares)) in own.zip(other.mean.iter().zip(&other.squares)) {
             let difference = other_mean - *mean;
             *mean += difference * share;
             *squares += other_squares + difference * difference * weight;
@@ -71,24 +65,14 @@ impl Moments {
 /// When the length is not a whole number of images.
 pub fn moments(kernel: Kernel, images: &[f32], layout: Layout) -> Moments {
     assert_eq!(layout.border, 0, "moments are taken of dense images");
-    assert!(
-        images.len().is_multiple_of(layout.image_len()),
-        "a whole number of images"
-    );
+    assert!(images.len().is_multiple_of(layout.image_len()), "a whole number of images");
     let mut sum = Moments::empty(layout.channels);
     let mut part = Moments::empty(layout.channels);
     part.count = layout.pixel_count() as f64;
     for image in images.chunks_exact(layout.image_len()) {
         // SAFETY: the image is a whole number of pixels of `channels` floats; both vectors have one slot a channel.
         unsafe {
-            run(
-                kernel,
-                ImageMoments {
-                    image,
-                    channels: layout.channels,
-                    part: &mut part,
-                },
-            )
+            run(kernel, ImageMoments { image, channels: layout.channels, part: &mut part });
         };
         sum.merge(&part);
     }
@@ -122,8 +106,7 @@ impl Task for ImageMoments<'_> {
                 // The first mean is rounded: what the deviations add up to takes its error out of both again.
                 let rest = deviations[lane] / count;
                 self.part.mean[channel + lane] = f64::from(means[lane]) + rest;
-                self.part.squares[channel + lane] =
-                    (squares[lane] - deviations[lane] * rest).max(0.0);
+                self.part.squares[channel + lane] = (squares[lane] - deviations[lane] * rest).max(0.0);
             }
         }
     }
@@ -146,10 +129,7 @@ impl ImageMoments<'_> {
             let mut from = self.image.as_ptr().add(channel);
             for _ in 0..pixel_count / STREAMS {
                 for stream in 0..STREAMS {
-                    let value = S::sub(
-                        S::load_up_to(from.add(stream * self.channels), lanes),
-                        center,
-                    );
+                    let value = S::sub(S::load_up_to(from.add(stream * self.channels), lanes), center);
                     sums[stream] = S::add(sums[stream], value);
                     squares[stream] = S::mul_add(value, value, squares[stream]);
                 }
@@ -182,11 +162,7 @@ unsafe fn total<S: Simd>(streams: &[S::Vector; STREAMS]) -> [f64; MAX_LANES] {
 
 /// Rows of pixels to walk through: one of the whole image where nothing has a border.
 fn rows(layout: Layout) -> (usize, usize) {
-    if layout.border == 0 {
-        (1, layout.pixel_count())
-    } else {
-        (layout.height, layout.width)
-    }
+    if layout.border == 0 { (1, layout.pixel_count()) } else { (layout.height, layout.width) }
 }
 
 /// `activation = relu(scale · normalized-to-be + shift + residual)`, the border set to zero.
@@ -214,41 +190,18 @@ pub fn apply(
     activation: &mut [f32],
 ) {
     let image_count = check_images(convolved, layout, activation.len());
-    assert_eq!(
-        (application.scale.len(), application.shift.len()),
-        (layout.channels, layout.channels)
-    );
-    assert!(
-        application
-            .residual
-            .is_none_or(|residual| residual.len() == activation.len())
-    );
+    assert_eq!((application.scale.len(), application.shift.len()), (layout.channels, layout.channels));
+    assert!(application.residual.is_none_or(|residual| residual.len() == activation.len()));
     // SAFETY: `convolved` holds `image_count` dense images, `activation` and the residual as many in `layout`.
     unsafe {
-        run(
-            kernel,
-            Apply {
-                convolved,
-                application,
-                layout,
-                activation,
-                image_count,
-            },
-        )
+        run(kernel, Apply { convolved, application, layout, activation, image_count });
     }
 }
 
 fn check_images(dense: &[f32], layout: Layout, bordered_len: usize) -> usize {
     let dense_len = layout.with_border(0).image_len();
-    assert!(
-        dense.len().is_multiple_of(dense_len),
-        "a whole number of images"
-    );
-    assert_eq!(
-        bordered_len,
-        dense.len() / dense_len * layout.image_len(),
-        "image counts differ"
-    );
+    assert!(dense.len().is_multiple_of(dense_len), "a whole number of images");
+    assert_eq!(bordered_len, dense.len() / dense_len * layout.image_len(), "image counts differ");
     dense.len() / dense_len
 }
 
@@ -289,26 +242,20 @@ impl Apply<'_> {
                 let lanes = (channels - channel).min(S::LANES);
                 for row in 0..row_count {
                     let dense = image * dense_len + row * row_pixels * channels + channel;
-                    let bordered =
-                        image * self.layout.image_len() + self.layout.row_start(row) + channel;
+                    let bordered = image * self.layout.image_len() + self.layout.row_start(row) + channel;
                     // SAFETY: pixels `0..row_pixels` of the row exist in all operands with `lanes` channels from
                     // `channel` on; scale and shift have one value a channel.
                     unsafe {
-                        let scale =
-                            S::load_up_to(self.application.scale.as_ptr().add(channel), lanes);
-                        let shift =
-                            S::load_up_to(self.application.shift.as_ptr().add(channel), lanes);
+                        let scale = S::load_up_to(self.application.scale.as_ptr().add(channel), lanes);
+                        let shift = S::load_up_to(self.application.shift.as_ptr().add(channel), lanes);
                         let from = self.convolved.as_ptr().add(dense);
                         let to = self.activation.as_mut_ptr().add(bordered);
                         for pixel in 0..row_pixels {
                             let at = pixel * channels;
-                            let mut value =
-                                S::mul_add(S::load_up_to(from.add(at), lanes), scale, shift);
+                            let mut value = S::mul_add(S::load_up_to(from.add(at), lanes), scale, shift);
                             if RESIDUAL {
-                                value = S::add(
-                                    value,
-                                    S::load_up_to(residual.as_ptr().add(bordered + at), lanes),
-                                );
+                                value =
+                                    S::add(value, S::load_up_to(residual.as_ptr().add(bordered + at), lanes));
                             }
                             if RELU {
                                 value = S::max(value, S::zero());
@@ -334,10 +281,7 @@ pub struct GradientSums {
 impl GradientSums {
     /// The sums of nothing.
     pub fn empty(channels: usize) -> Self {
-        Self {
-            gradient: vec![0.0; channels],
-            centered: vec![0.0; channels],
-        }
+        Self { gradient: vec![0.0; channels], centered: vec![0.0; channels] }
     }
 
     /// Adds the sums of a further span.
@@ -366,27 +310,11 @@ pub fn gate_and_sum(
     layout: Layout,
 ) -> GradientSums {
     let bordered_len = gradient.len() / layout.with_border(0).image_len() * layout.image_len();
-    let image_count = check_images(
-        gradient,
-        layout,
-        activation.map_or(bordered_len, <[f32]>::len),
-    );
-    assert_eq!(
-        convolved.len(),
-        gradient.len(),
-        "the gradient has the convolution's shape"
-    );
+    let image_count = check_images(gradient, layout, activation.map_or(bordered_len, <[f32]>::len));
+    assert_eq!(convolved.len(), gradient.len(), "the gradient has the convolution's shape");
     assert_eq!(mean.len(), layout.channels, "one mean a channel");
     let mut sums = GradientSums::empty(layout.channels);
-    let task = GateAndSum {
-        gradient,
-        activation,
-        convolved,
-        mean,
-        layout,
-        image_count,
-        sums: &mut sums,
-    };
+    let task = GateAndSum { gradient, activation, convolved, mean, layout, image_count, sums: &mut sums };
     // SAFETY: `gradient` and `convolved` hold `image_count` dense images, the activation as many in `layout`; mean and
     // sums have one slot a channel.
     unsafe { run(kernel, task) };
@@ -446,20 +374,13 @@ impl GateAndSum<'_> {
             let mut sums = [S::zero(); STREAMS];
             let mut centered = [S::zero(); STREAMS];
             for row in 0..row_count {
-                let dense =
-                    (image * self.layout.pixel_count() + row * row_pixels) * channels + channel;
-                let gate = activation.as_ptr().wrapping_add(
-                    image * self.layout.image_len() + self.layout.row_start(row) + channel,
-                );
+                let dense = (image * self.layout.pixel_count() + row * row_pixels) * channels + channel;
+                let gate = activation
+                    .as_ptr()
+                    .wrapping_add(image * self.layout.image_len() + self.layout.row_start(row) + channel);
                 let gradient = self.gradient.as_mut_ptr().add(dense);
                 let convolved = self.convolved.as_ptr().add(dense);
-                let row = GateRow {
-                    gradient,
-                    gate,
-                    convolved,
-                    mean,
-                    lanes,
-                };
+                let row = GateRow { gradient, gate, convolved, mean, lanes };
                 let even = row_pixels - row_pixels % STREAMS;
                 for pixel in (0..even).step_by(STREAMS) {
                     for stream in 0..STREAMS {
@@ -492,12 +413,7 @@ impl<V: Copy> GateRow<V> {
     /// # Safety
     /// The instruction set is enabled, and the operands hold `lanes` floats there.
     #[inline(always)]
-    unsafe fn add<S: Simd<Vector = V>, const GATED: bool>(
-        self,
-        at: usize,
-        sum: &mut V,
-        centered: &mut V,
-    ) {
+    unsafe fn add<S: Simd<Vector = V>, const GATED: bool>(self, at: usize, sum: &mut V, centered: &mut V) {
         // SAFETY: passed on.
         unsafe {
             let mut value = S::load_up_to(self.gradient.add(at), self.lanes);
@@ -541,9 +457,8 @@ impl GradientLine {
             let tilt = -slope * sums.centered[channel] * inverse * inverse / count;
             line.slope.push(slope as f32);
             line.tilt.push(tilt as f32);
-            line.level.push(
-                (-slope * sums.gradient[channel] / count - f64::from(mean[channel]) * tilt) as f32,
-            );
+            line.level
+                .push((-slope * sums.gradient[channel] / count - f64::from(mean[channel]) * tilt) as f32);
         }
         line
     }
@@ -562,31 +477,14 @@ pub fn apply_gradient(
     target: &mut [f32],
 ) {
     let image_count = check_images(gated, layout, target.len());
-    assert_eq!(
-        convolved.len(),
-        gated.len(),
-        "the gradient has the convolution's shape"
-    );
+    assert_eq!(convolved.len(), gated.len(), "the gradient has the convolution's shape");
     let channels = layout.channels;
-    assert_eq!(
-        (line.slope.len(), line.tilt.len(), line.level.len()),
-        (channels, channels, channels)
-    );
+    assert_eq!((line.slope.len(), line.tilt.len(), line.level.len()), (channels, channels, channels));
     layout.clear_border(target);
     // SAFETY: `gated` and `convolved` hold `image_count` dense images, the target as many in `layout`; the line has one
     // value a channel.
     unsafe {
-        run(
-            kernel,
-            ApplyGradient {
-                gated,
-                convolved,
-                line,
-                layout,
-                target,
-                image_count,
-            },
-        )
+        run(kernel, ApplyGradient { gated, convolved, line, layout, target, image_count });
     }
 }
 
@@ -610,27 +508,21 @@ impl Task for ApplyGradient<'_> {
             for channel in (0..channels).step_by(S::LANES) {
                 let lanes = (channels - channel).min(S::LANES);
                 for row in 0..row_count {
-                    let dense =
-                        (image * self.layout.pixel_count() + row * row_pixels) * channels + channel;
-                    let bordered =
-                        image * self.layout.image_len() + self.layout.row_start(row) + channel;
+                    let dense = (image * self.layout.pixel_count() + row * row_pixels) * channels + channel;
+                    let bordered = image * self.layout.image_len() + self.layout.row_start(row) + channel;
                     // SAFETY: pixels `0..row_pixels` of the row exist in all operands with `lanes` channels from
                     // `channel` on; the line has one value a channel.
                     unsafe {
                         let slope = S::load_up_to(self.line.slope.as_ptr().add(channel), lanes);
                         let tilt = S::load_up_to(self.line.tilt.as_ptr().add(channel), lanes);
                         let level = S::load_up_to(self.line.level.as_ptr().add(channel), lanes);
-                        let (gated, convolved) = (
-                            self.gated.as_ptr().add(dense),
-                            self.convolved.as_ptr().add(dense),
-                        );
+                        let (gated, convolved) =
+                            (self.gated.as_ptr().add(dense), self.convolved.as_ptr().add(dense));
                         let to = self.target.as_mut_ptr().add(bordered);
                         for pixel in 0..row_pixels {
                             let at = pixel * channels;
-                            let tilted =
-                                S::mul_add(S::load_up_to(convolved.add(at), lanes), tilt, level);
-                            let value =
-                                S::mul_add(S::load_up_to(gated.add(at), lanes), slope, tilted);
+                            let tilted = S::mul_add(S::load_up_to(convolved.add(at), lanes), tilt, level);
+                            let value = S::mul_add(S::load_up_to(gated.add(at), lanes), slope, tilted);
                             S::store_up_to(to.add(at), value, lanes);
                         }
                     }
@@ -656,22 +548,11 @@ mod tests {
 
     fn reference_moments(images: &[f32], channels: usize) -> (Vec<f64>, Vec<f64>) {
         let count = (images.len() / channels) as f64;
-        let of = |channel: usize| {
-            images
-                .iter()
-                .skip(channel)
-                .step_by(channels)
-                .map(|value| f64::from(*value))
-        };
-        let means: Vec<f64> = (0..channels)
-            .map(|channel| of(channel).sum::<f64>() / count)
-            .collect();
+        let of =
+            |channel: usize| images.iter().skip(channel).step_by(channels).map(|value| f64::from(*value));
+        let means: Vec<f64> = (0..channels).map(|channel| of(channel).sum::<f64>() / count).collect();
         let squares = (0..channels)
-            .map(|channel| {
-                of(channel)
-                    .map(|value| (value - means[channel]).powi(2))
-                    .sum()
-            })
+            .map(|channel| of(channel).map(|value| (value - means[channel]).powi(2)).sum())
             .collect();
         (means, squares)
     }
@@ -680,24 +561,16 @@ mod tests {
     fn moments_keep_their_digits_under_a_large_mean() {
         for channels in [1, 3, 16, 17, 40] {
             let layout = Layout::dense(5, 7, channels);
-            let images: Vec<f32> = values(3 * layout.image_len(), 7)
-                .iter()
-                .map(|value| 1000.0 + 0.01 * value)
-                .collect();
+            let images: Vec<f32> =
+                values(3 * layout.image_len(), 7).iter().map(|value| 1000.0 + 0.01 * value).collect();
             let (means, squares) = reference_moments(&images, channels);
             for kernel in Kernel::available() {
                 let got = moments(kernel, &images, layout);
                 assert_eq!(got.count, 105.0);
                 for channel in 0..channels {
-                    assert!(
-                        (got.mean[channel] - means[channel]).abs() < 1e-6,
-                        "{kernel:?}"
-                    );
+                    assert!((got.mean[channel] - means[channel]).abs() < 1e-6, "{kernel:?}");
                     let error = (got.squares[channel] / squares[channel] - 1.0).abs();
-                    assert!(
-                        error < 1e-4,
-                        "{kernel:?} {channels}: variance off by {error:e}"
-                    );
+                    assert!(error < 1e-4, "{kernel:?} {channels}: variance off by {error:e}");
                 }
             }
         }
@@ -708,47 +581,29 @@ mod tests {
         let layout = Layout::dense(4, 4, 3);
         for kernel in Kernel::available() {
             let got = moments(kernel, &vec![0.1; 2 * layout.image_len()], layout);
-            assert!(
-                got.squares.iter().all(|square| *square < 1e-12),
-                "{kernel:?} {got:?}"
-            );
+            assert!(got.squares.iter().all(|square| *square < 1e-12), "{kernel:?} {got:?}");
         }
     }
 
     #[test]
     fn application_matches_the_formula_and_leaves_the_border_zero() {
         for channels in [1, 5, 16, 33] {
-            let layout = Layout {
-                height: 3,
-                width: 5,
-                channels,
-                border: 1,
-            };
+            let layout = Layout { height: 3, width: 5, channels, border: 1 };
             let dense = values(2 * layout.with_border(0).image_len(), 1);
             let (scale, shift) = (values(channels, 2), values(channels, 3));
             let mut residual = vec![0.0; 2 * layout.image_len()];
             layout.copy_from_dense(&values(dense.len(), 4), &mut residual);
             for kernel in Kernel::available() {
-                for (residual, relu) in [
-                    (None, false),
-                    (None, true),
-                    (Some(&residual[..]), true),
-                    (Some(&residual), false),
-                ] {
-                    let application = Application {
-                        scale: &scale,
-                        shift: &shift,
-                        residual,
-                        relu,
-                    };
+                for (residual, relu) in
+                    [(None, false), (None, true), (Some(&residual[..]), true), (Some(&residual), false)]
+                {
+                    let application = Application { scale: &scale, shift: &shift, residual, relu };
                     let mut got = vec![0.0; 2 * layout.image_len()];
                     apply(kernel, &dense, application, layout, &mut got);
                     let expected: Vec<f32> = dense
                         .iter()
                         .enumerate()
-                        .map(|(index, value)| {
-                            value * scale[index % channels] + shift[index % channels]
-                        })
+                        .map(|(index, value)| value * scale[index % channels] + shift[index % channels])
                         .collect();
                     let mut bordered = vec![0.0; got.len()];
                     layout.copy_from_dense(&expected, &mut bordered);
@@ -782,32 +637,19 @@ mod tests {
     #[test]
     fn the_backward_matches_finite_differences_in_f64() {
         let channels = 3;
-        let layout = Layout {
-            height: 2,
-            width: 3,
-            channels,
-            border: 1,
-        };
+        let layout = Layout { height: 2, width: 3, channels, border: 1 };
         let x = values(2 * layout.with_border(0).image_len(), 5);
         let weight = values(x.len(), 6);
         let (gamma, beta) = (vec![0.7, 1.3, -0.4], vec![0.1, -0.2, 0.3]);
         for kernel in Kernel::available() {
             let statistics = moments(kernel, &x, layout.with_border(0));
             let mean: Vec<f32> = statistics.mean.iter().map(|mean| *mean as f32).collect();
-            let inverse: Vec<f32> = (0..channels)
-                .map(|c| (1.0 / (statistics.biased_variance(c) + 1e-5).sqrt()) as f32)
-                .collect();
+            let inverse: Vec<f32> =
+                (0..channels).map(|c| (1.0 / (statistics.biased_variance(c) + 1e-5).sqrt()) as f32).collect();
             let scale: Vec<f32> = (0..channels).map(|c| gamma[c] * inverse[c]).collect();
-            let shift: Vec<f32> = (0..channels)
-                .map(|c| beta[c] - mean[c] * scale[c])
-                .collect();
+            let shift: Vec<f32> = (0..channels).map(|c| beta[c] - mean[c] * scale[c]).collect();
             let mut activation = vec![0.0; 2 * layout.image_len()];
-            let application = Application {
-                scale: &scale,
-                shift: &shift,
-                residual: None,
-                relu: true,
-            };
+            let application = Application { scale: &scale, shift: &shift, residual: None, relu: true };
             apply(kernel, &x, application, layout, &mut activation);
             let mut gated = weight.clone();
             let sums = gate_and_sum(kernel, &mut gated, Some(&activation), &x, &mean, layout);
@@ -827,10 +669,7 @@ mod tests {
             let mut bordered = vec![0.0; got.len()];
             layout.copy_from_dense(&expected, &mut bordered);
             for (got, expected) in got.iter().zip(&bordered) {
-                assert!(
-                    (got - expected).abs() < 1e-4,
-                    "{kernel:?}: {got} for {expected}"
-                );
+                assert!((got - expected).abs() < 1e-4, "{kernel:?}: {got} for {expected}");
             }
         }
     }

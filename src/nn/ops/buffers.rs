@@ -22,10 +22,7 @@ pub struct AlignedBuffer {
 impl AlignedBuffer {
     /// A buffer of `len` zeros.
     pub fn zeroed(len: usize) -> Self {
-        Self {
-            lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)],
-            len,
-        }
+        Self { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)], len }
     }
 
     /// Makes the buffer at least `len` long; what was in it is lost when it grows.

@@ -46,39 +46,16 @@ pub fn multiply(
     epilogue: Epilogue<'_>,
 ) {
     let image_count = window.image_count(source, target.len(), matrix.width());
-    assert_eq!(
-        window.depth(),
-        matrix.depth(),
-        "the matrix has another depth than the window"
-    );
-    assert!(
-        epilogue
-            .bias
-            .is_none_or(|bias| bias.len() == matrix.width()),
-        "one bias a column"
-    );
+    assert_eq!(window.depth(), matrix.depth(), "the matrix has another depth than the window");
+    assert!(epilogue.bias.is_none_or(|bias| bias.len() == matrix.width()), "one bias a column");
     if let Residual::Images(images) = epilogue.residual {
-        assert_eq!(
-            images.len(),
-            target.len(),
-            "the residual has the target's layout"
-        );
+        assert_eq!(images.len(), target.len(), "the residual has the target's layout");
     }
     // SAFETY: `Window` guarantees that each gathered run ends inside its source image, and `image_count` that `source`
     // and `target` are whole images and that a row of `width` floats at each scatter ends inside its target image; the
     // matrix has one packed row for each float of the runs, and bias and residual have the lengths asserted above.
     unsafe {
-        run(
-            matrix.kernel(),
-            Multiply {
-                source,
-                window,
-                matrix,
-                target,
-                epilogue,
-                image_count,
-            },
-        )
+        run(matrix.kernel(), Multiply { source, window, matrix, target, epilogue, image_count });
     }
 }
 
@@ -99,15 +76,10 @@ impl Task for Multiply<'_> {
         for panel in self.matrix.panels() {
             let finish = Finish {
                 target: self.target.as_mut_ptr().wrapping_add(panel.column),
-                bias: self
-                    .epilogue
-                    .bias
-                    .map_or(std::ptr::null(), |bias| bias[panel.column..].as_ptr()),
+                bias: self.epilogue.bias.map_or(std::ptr::null(), |bias| bias[panel.column..].as_ptr()),
                 addend: match self.epilogue.residual {
                     Residual::None => Addend::None,
-                    Residual::Images(images) => {
-                        Addend::At(images.as_ptr().wrapping_add(panel.column))
-                    }
+                    Residual::Images(images) => Addend::At(images.as_ptr().wrapping_add(panel.column)),
                     Residual::Target => Addend::Target,
                 },
                 relu: self.epilogue.relu,
@@ -115,14 +87,7 @@ impl Task for Multiply<'_> {
             };
             // SAFETY: passed on from `multiply`; `finish` is the target moved to the panel's first column.
             unsafe {
-                multiply_panel::<S>(
-                    self.source,
-                    self.window,
-                    self.matrix,
-                    panel,
-                    finish,
-                    self.image_count,
-                )
+                multiply_panel::<S>(self.source, self.window, self.matrix, panel, finish, self.image_count);
             }
         }
     }
@@ -152,9 +117,7 @@ unsafe fn multiply_panel<S: Simd>(
         for slot in 0..height {
             // SAFETY: `row < gathers.len() == scatters.len()`, and each gather lies inside the image at `image_start`.
             unsafe {
-                rows[slot] = source
-                    .as_ptr()
-                    .add(image_start + *gathers.get_unchecked(row) as usize);
+                rows[slot] = source.as_ptr().add(image_start + *gathers.get_unchecked(row) as usize);
                 targets[slot] = target_start + *scatters.get_unchecked(row) as usize;
             }
             row += 1;
@@ -167,13 +130,7 @@ unsafe fn multiply_panel<S: Simd>(
         // SAFETY: the rows and scatters just gathered are inside their images, the panel belongs to the matrix.
         unsafe {
             let weights = matrix.values().as_ptr().add(panel.start);
-            let tile = Tile {
-                rows: &rows,
-                scatters: &targets,
-                runs: window.runs(),
-                panel: weights,
-                finish,
-            };
+            let tile = Tile { rows: &rows, scatters: &targets, runs: window.runs(), panel: weights, finish };
             compute_tile::<S>(tile, height, panel.vectors);
         }
     }

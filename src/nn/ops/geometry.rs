@@ -23,12 +23,7 @@ pub struct Layout {
 impl Layout {
     /// The dense layout.
     pub fn dense(height: usize, width: usize, channels: usize) -> Self {
-        Self {
-            height,
-            width,
-            channels,
-            border: 0,
-        }
+        Self { height, width, channels, border: 0 }
     }
 
     /// The same image with another border.
@@ -55,8 +50,7 @@ impl Layout {
     fn offset(self, y: isize, x: isize) -> usize {
         let border = self.border as isize;
         let pixel = (y + border) * (self.width + self.border) as isize + x + border;
-        usize::try_from(pixel).expect("the pixel is at most one border outside the image")
-            * self.channels
+        usize::try_from(pixel).expect("the pixel is at most one border outside the image") * self.channels
     }
 
     /// Where row `y` of pixels starts.
@@ -91,16 +85,9 @@ impl Layout {
     /// When the lengths don't belong to the same number of images.
     pub fn copy_from_dense(self, dense: &[f32], images: &mut [f32]) {
         let dense_len = self.with_border(0).image_len();
-        assert_eq!(
-            dense.len() / dense_len * self.image_len(),
-            images.len(),
-            "image counts differ"
-        );
+        assert_eq!(dense.len() / dense_len * self.image_len(), images.len(), "image counts differ");
         self.clear_border(images);
-        for (from, to) in dense
-            .chunks_exact(dense_len)
-            .zip(images.chunks_exact_mut(self.image_len()))
-        {
+        for (from, to) in dense.chunks_exact(dense_len).zip(images.chunks_exact_mut(self.image_len())) {
             for (y, row) in from.chunks_exact(self.row_len()).enumerate() {
                 to[self.row_start(y)..][..self.row_len()].copy_from_slice(row);
             }
@@ -178,15 +165,8 @@ impl Geometry {
             self.height.min(self.width) + 2 * self.padding >= self.kernel,
             "kernel exceeds the image: {self:?}"
         );
-        assert_eq!(
-            input.with_border(0),
-            self.input(),
-            "the input's layout has another shape"
-        );
-        assert!(
-            input.border >= self.padding,
-            "the input's border is narrower than the padding"
-        );
+        assert_eq!(input.with_border(0), self.input(), "the input's layout has another shape");
+        assert!(input.border >= self.padding, "the input's border is narrower than the padding");
     }
 
     /// The table of the forward product.
@@ -195,11 +175,7 @@ impl Geometry {
     /// When a layout has another shape than the geometry or too narrow a border.
     pub fn forward_window(&self, input: Layout, output: Layout) -> Window {
         self.check(input);
-        assert_eq!(
-            output.with_border(0),
-            self.output(),
-            "the output's layout has another shape"
-        );
+        assert_eq!(output.with_border(0), self.output(), "the output's layout has another shape");
         let origin = |pixel: usize| (pixel * self.stride) as isize - self.padding as isize;
         let mut gathers = Vec::with_capacity(output.pixel_count());
         let mut scatters = Vec::with_capacity(output.pixel_count());
@@ -210,19 +186,8 @@ impl Geometry {
             }
         }
         let run_len = self.kernel * self.in_channels;
-        let runs = (0..self.kernel)
-            .map(|ky| Run {
-                start: ky * input.pitch(),
-                len: run_len,
-            })
-            .collect();
-        Window::new(
-            gathers,
-            scatters,
-            runs,
-            input.image_len(),
-            output.image_len(),
-        )
+        let runs = (0..self.kernel).map(|ky| Run { start: ky * input.pitch(), len: run_len }).collect();
+        Window::new(gathers, scatters, runs, input.image_len(), output.image_len())
     }
 
     /// The products that give the input's gradient from the output's.
@@ -234,39 +199,17 @@ impl Geometry {
     /// When a layout has another shape than the geometry, or `gradient` too narrow a border.
     pub fn gradient_classes(&self, gradient: Layout, input: Layout) -> Vec<GradientClass> {
         self.check(self.input().with_border(self.padding));
-        assert_eq!(
-            input.with_border(0),
-            self.input(),
-            "the input's layout has another shape"
-        );
-        assert_eq!(
-            gradient.with_border(0),
-            self.output(),
-            "the gradient's layout has another shape"
-        );
-        assert!(
-            gradient.border >= self.gradient_border(),
-            "the gradient's border is too narrow"
-        );
+        assert_eq!(input.with_border(0), self.input(), "the input's layout has another shape");
+        assert_eq!(gradient.with_border(0), self.output(), "the gradient's layout has another shape");
+        assert!(gradient.border >= self.gradient_border(), "the gradient's border is too narrow");
         let residues = || 0..self.stride;
         residues()
             .flat_map(|ry| residues().map(move |rx| self.gradient_class(ry, rx, gradient, input)))
             .collect()
     }
 
-    fn gradient_class(
-        &self,
-        ry: usize,
-        rx: usize,
-        gradient: Layout,
-        input: Layout,
-    ) -> GradientClass {
-        let taps = |residue: usize| {
-            (residue..self.kernel)
-                .step_by(self.stride)
-                .rev()
-                .collect::<Vec<_>>()
-        };
+    fn gradient_class(&self, ry: usize, rx: usize, gradient: Layout, input: Layout) -> GradientClass {
+        let taps = |residue: usize| (residue..self.kernel).step_by(self.stride).rev().collect::<Vec<_>>();
         let (rows, columns) = (taps(ry), taps(rx));
         let sites = |size: usize, residue: usize| {
             (0..size).filter(move |pixel| (pixel + self.padding) % self.stride == residue)
@@ -280,11 +223,7 @@ impl Geometry {
         for y in sites(self.height, ry) {
             for x in sites(self.width, rx) {
                 let reached = !rows.is_empty() && !columns.is_empty();
-                let from = if reached {
-                    gradient.offset(origin(y, &rows), origin(x, &columns))
-                } else {
-                    0
-                };
+                let from = if reached { gradient.offset(origin(y, &rows), origin(x, &columns)) } else { 0 };
                 gathers.push(index(from));
                 scatters.push(index(input.offset(y as isize, x as isize)));
             }
@@ -293,24 +232,10 @@ impl Geometry {
         let runs: Vec<Run> = if run_len == 0 {
             Vec::new()
         } else {
-            (0..rows.len())
-                .map(|row| Run {
-                    start: row * gradient.pitch(),
-                    len: run_len,
-                })
-                .collect()
+            (0..rows.len()).map(|row| Run { start: row * gradient.pitch(), len: run_len }).collect()
         };
-        let taps = rows
-            .iter()
-            .flat_map(|ky| columns.iter().map(move |kx| ky * self.kernel + kx))
-            .collect();
-        let window = Window::new(
-            gathers,
-            scatters,
-            runs,
-            gradient.image_len(),
-            input.image_len(),
-        );
+        let taps = rows.iter().flat_map(|ky| columns.iter().map(move |kx| ky * self.kernel + kx)).collect();
+        let window = Window::new(gathers, scatters, runs, gradient.image_len(), input.image_len());
         GradientClass { window, taps }
     }
 }
@@ -360,48 +285,18 @@ impl Window {
         source_len: usize,
         target_len: usize,
     ) -> Self {
-        assert_eq!(
-            gathers.len(),
-            scatters.len(),
-            "a row comes from one place and goes to one place"
-        );
+        assert_eq!(gathers.len(), scatters.len(), "a row comes from one place and goes to one place");
         let furthest = |offsets: &[u32]| offsets.iter().max().map_or(0, |offset| *offset as usize);
-        let reach = runs
-            .iter()
-            .map(|run| run.start + run.len)
-            .max()
-            .unwrap_or(0);
-        assert!(
-            furthest(&gathers) + reach <= source_len,
-            "a window reaches outside its image"
-        );
+        let reach = runs.iter().map(|run| run.start + run.len).max().unwrap_or(0);
+        assert!(furthest(&gathers) + reach <= source_len, "a window reaches outside its image");
         let scatter_end = furthest(&scatters);
-        assert!(
-            scatters.is_empty() || scatter_end < target_len,
-            "a row is written outside its image"
-        );
-        Self {
-            gathers,
-            scatters,
-            runs,
-            source_len,
-            target_len,
-            scatter_end,
-        }
+        assert!(scatters.is_empty() || scatter_end < target_len, "a row is written outside its image");
+        Self { gathers, scatters, runs, source_len, target_len, scatter_end }
     }
 
     /// One row an image of `depth` contiguous floats, to one of `width`: the table of a plain matrix product.
     pub fn matrix(depth: usize, width: usize) -> Self {
-        Self::new(
-            vec![0],
-            vec![0],
-            vec![Run {
-                start: 0,
-                len: depth,
-            }],
-            depth,
-            width.max(1),
-        )
+        Self::new(vec![0], vec![0], vec![Run { start: 0, len: depth }], depth, width.max(1))
     }
 
     /// Rows of the product in one image.
@@ -444,21 +339,10 @@ impl Window {
     /// # Panics
     /// When they don't.
     pub fn image_count(&self, source: &[f32], target_len: usize, width: usize) -> usize {
-        assert_eq!(
-            source.len() % self.source_len,
-            0,
-            "the source is not a whole number of images"
-        );
+        assert_eq!(source.len() % self.source_len, 0, "the source is not a whole number of images");
         let count = source.len() / self.source_len;
-        assert_eq!(
-            target_len,
-            count * self.target_len,
-            "the target belongs to another number of images"
-        );
-        assert!(
-            self.scatter_end + width <= self.target_len,
-            "a row is wider than the target's pixels allow"
-        );
+        assert_eq!(target_len, count * self.target_len, "the target belongs to another number of images");
+        assert!(self.scatter_end + width <= self.target_len, "a row is wider than the target's pixels allow");
         count
     }
 }
@@ -466,9 +350,7 @@ impl Window {
 /// Splits `count` images into spans of at most `longest`, as even as they go, in order.
 pub fn split_evenly(count: usize, longest: usize) -> Vec<Range<usize>> {
     let parts = count.div_ceil(longest.max(1));
-    (0..parts)
-        .map(|part| part * count / parts..(part + 1) * count / parts)
-        .collect()
+    (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
 }
 
 #[cfg(test)]
@@ -477,20 +359,12 @@ mod tests {
 
     #[test]
     fn rows_share_their_border_and_the_border_is_cleared() {
-        let layout = Layout {
-            height: 2,
-            width: 3,
-            channels: 2,
-            border: 1,
-        };
+        let layout = Layout { height: 2, width: 3, channels: 2, border: 1 };
         assert_eq!(layout.offset(0, -1), layout.offset(-1, 3));
         assert_eq!(layout.offset(2, 3) + 2, layout.image_len());
         let mut images = vec![7.0; 2 * layout.image_len()];
         layout.clear_border(&mut images);
-        assert_eq!(
-            images.iter().filter(|value| **value == 7.0).count(),
-            2 * 2 * 3 * 2
-        );
+        assert_eq!(images.iter().filter(|value| **value == 7.0).count(), 2 * 2 * 3 * 2);
         let dense: Vec<f32> = (1..=24).map(|value| value as f32).collect();
         layout.copy_from_dense(&dense, &mut images);
         assert_eq!(images.iter().sum::<f32>(), dense.iter().sum::<f32>());

@@ -23,13 +23,7 @@ const DEPTH_SPAN: usize = 96;
 ///
 /// Differentiable in all three. Errors when shapes don't fit or a tensor is not f32 on the CPU.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(
-        &weight.contiguous()?,
-        &bias.contiguous()?,
-        Linear {
-            kernel: Kernel::best(),
-        },
-    )
+    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear { kernel: Kernel::best() })
 }
 
 /// The operation behind [`linear`].
@@ -60,11 +54,8 @@ impl CustomOp3 for Linear {
                 bias_layout.shape()
             );
         }
-        let (x, weight, bias) = (
-            floats(x, x_layout)?,
-            floats(weight, weight_layout)?,
-            floats(bias, bias_layout)?,
-        );
+        let (x, weight, bias) =
+            (floats(x, x_layout)?, floats(weight, weight_layout)?, floats(bias, bias_layout)?);
         let mut packed = PackedMatrix::new(self.kernel, depth, width);
         packed.pack_columns(weight);
         let product = multiply_matrix(x, &packed, Some(bias));
@@ -108,57 +99,32 @@ fn multiply_matrix(rows: &[f32], matrix: &PackedMatrix, bias: Option<&[f32]>) ->
     let (depth, width) = (matrix.depth(), matrix.width());
     let window = Window::matrix(depth, width);
     let mut product = vec![0.0; rows.len() / depth * width];
-    let spans = rows
-        .par_chunks(ROW_SPAN * depth)
-        .zip(product.par_chunks_mut(ROW_SPAN * width));
+    let spans = rows.par_chunks(ROW_SPAN * depth).zip(product.par_chunks_mut(ROW_SPAN * width));
     install(|| {
         spans.for_each(|(rows, product)| {
-            multiply(
-                rows,
-                &window,
-                matrix,
-                product,
-                Epilogue {
-                    bias,
-                    ..Epilogue::default()
-                },
-            );
+            multiply(rows, &window, matrix, product, Epilogue { bias, ..Epilogue::default() });
         });
     });
     product
 }
 
 /// `gradientᵀ · x`, `[width, depth]`.
-fn weight_gradient(
-    kernel: Kernel,
-    x: &[f32],
-    gradient: &[f32],
-    depth: usize,
-    width: usize,
-) -> Vec<f32> {
+fn weight_gradient(kernel: Kernel, x: &[f32], gradient: &[f32], depth: usize, width: usize) -> Vec<f32> {
     let window = Window::matrix(width, depth);
     let mut sum = vec![0.0; width * depth];
     install(|| {
-        sum.par_chunks_mut(DEPTH_SPAN * depth)
-            .enumerate()
-            .for_each(|(span, sum)| {
-                let first = span * DEPTH_SPAN;
-                let part = Part {
-                    depths: first..first + sum.len() / depth,
-                    columns: 0..depth,
-                };
-                add_weight_gradient(
-                    kernel,
-                    gradient,
-                    &window,
-                    OutputGradient {
-                        images: x,
-                        width: depth,
-                    },
-                    &part,
-                    sum,
-                );
-            });
+        sum.par_chunks_mut(DEPTH_SPAN * depth).enumerate().for_each(|(span, sum)| {
+            let first = span * DEPTH_SPAN;
+            let part = Part { depths: first..first + sum.len() / depth, columns: 0..depth };
+            add_weight_gradient(
+                kernel,
+                gradient,
+                &window,
+                OutputGradient { images: x, width: depth },
+                &part,
+                sum,
+            );
+        });
     });
     sum
 }
@@ -182,10 +148,7 @@ pub(in crate::nn) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Res
 }
 
 /// Calls `work` with the floats of a contiguous f32 tensor on the CPU.
-pub(in crate::nn) fn with_floats<R>(
-    tensor: &Tensor,
-    work: impl FnOnce(&[f32]) -> Result<R>,
-) -> Result<R> {
+pub(in crate::nn) fn with_floats<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => work(floats(storage, layout)?),
@@ -200,16 +163,12 @@ mod tests {
     use super::*;
 
     fn wave(rows: usize, columns: usize, step: f32) -> Tensor {
-        let values: Vec<f32> = (0..rows * columns)
-            .map(|index| (index as f32 * step).sin())
-            .collect();
+        let values: Vec<f32> = (0..rows * columns).map(|index| (index as f32 * step).sin()).collect();
         Tensor::from_vec(values, (rows, columns), &Device::Cpu).expect("a tensor")
     }
 
     fn difference(a: &Tensor, b: &Tensor) -> f32 {
-        let largest = a
-            .sub(b)
-            .and_then(|difference| difference.abs()?.max_all()?.to_scalar::<f32>());
+        let largest = a.sub(b).and_then(|difference| difference.abs()?.max_all()?.to_scalar::<f32>());
         largest.expect("same shapes")
     }
 
@@ -226,10 +185,7 @@ mod tests {
             let ours = ((ours - &target)?.sqr()?.sum_all()?).backward()?;
             let theirs = ((theirs - &target)?.sqr()?.sum_all()?).backward()?;
             for var in [&x, &weight, &bias] {
-                let (ours, theirs) = (
-                    ours.get(var).expect("tracked"),
-                    theirs.get(var).expect("tracked"),
-                );
+                let (ours, theirs) = (ours.get(var).expect("tracked"), theirs.get(var).expect("tracked"));
                 let scale = theirs.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
                 assert!(difference(ours, theirs) < 1e-5 * scale);
             }
@@ -239,10 +195,7 @@ mod tests {
 
     #[test]
     fn a_row_does_not_depend_on_its_batch() -> Result<()> {
-        let (weight, bias) = (
-            wave(10, 64, 0.3),
-            Tensor::zeros(10, candle_core::DType::F32, &Device::Cpu)?,
-        );
+        let (weight, bias) = (wave(10, 64, 0.3), Tensor::zeros(10, candle_core::DType::F32, &Device::Cpu)?);
         let x = wave(50, 64, 0.7);
         let together = linear(&x, &weight, &bias)?.to_vec2::<f32>()?;
         for row in [0, 17, 49] {

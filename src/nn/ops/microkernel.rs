@@ -125,11 +125,8 @@ unsafe fn finish_rows<S: Simd, const R: usize, const V: usize>(
         // SAFETY: the contract of `compute_tile`: bias, addend and target hold `columns` floats at these places, and
         // no more than `columns - column` of them are touched.
         unsafe {
-            let bias = if finish.bias.is_null() {
-                S::zero()
-            } else {
-                S::load_up_to(finish.bias.add(column), count)
-            };
+            let bias =
+                if finish.bias.is_null() { S::zero() } else { S::load_up_to(finish.bias.add(column), count) };
             for row in 0..R {
                 let offset = scatters[row] + column;
                 let to = finish.target.add(offset);

@@ -33,22 +33,14 @@ pub fn sgd_step(parameters: &mut [f32], gradient: &[f32], momentum: &mut [f32], 
         (gradient.len(), momentum.len()),
         "one slot a parameter"
     );
-    let pieces = parameters
-        .par_chunks_mut(PIECE)
-        .zip(gradient.par_chunks(PIECE))
-        .zip(momentum.par_chunks_mut(PIECE));
+    let pieces =
+        parameters.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE)).zip(momentum.par_chunks_mut(PIECE));
     install(|| {
         pieces.for_each(|((parameters, gradient), momentum)| {
-            for ((parameter, gradient), momentum) in
-                parameters.iter_mut().zip(gradient).zip(momentum)
-            {
+            for ((parameter, gradient), momentum) in parameters.iter_mut().zip(gradient).zip(momentum) {
                 let gradient = gradient + step.weight_decay * *parameter;
                 *momentum = step.momentum * *momentum + gradient;
-                let direction = if step.nesterov {
-                    gradient + step.momentum * *momentum
-                } else {
-                    *momentum
-                };
+                let direction = if step.nesterov { gradient + step.momentum * *momentum } else { *momentum };
                 *parameter -= step.learning_rate * direction;
             }
         });
@@ -84,31 +76,21 @@ pub fn adamw_step(
     step: &AdamWStep,
 ) {
     let len = parameters.len();
-    assert_eq!(
-        (len, len, len),
-        (gradient.len(), mean.len(), square.len()),
-        "one slot a parameter"
-    );
+    assert_eq!((len, len, len), (gradient.len(), mean.len(), square.len()), "one slot a parameter");
     assert!(step.number > 0, "steps are counted from 1");
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(f64::from(step.number));
     let rate = (f64::from(step.learning_rate) / correction(step.beta1)) as f32;
     let root_scale = (1.0 / correction(step.beta2).sqrt()) as f32;
     let keep = 1.0 - step.learning_rate * step.weight_decay;
     let state = mean.par_chunks_mut(PIECE).zip(square.par_chunks_mut(PIECE));
-    let pieces = parameters
-        .par_chunks_mut(PIECE)
-        .zip(gradient.par_chunks(PIECE))
-        .zip(state);
+    let pieces = parameters.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE)).zip(state);
     install(|| {
         pieces.for_each(|((parameters, gradient), (mean, square))| {
             let state = mean.iter_mut().zip(square);
-            for ((parameter, gradient), (mean, square)) in
-                parameters.iter_mut().zip(gradient).zip(state)
-            {
+            for ((parameter, gradient), (mean, square)) in parameters.iter_mut().zip(gradient).zip(state) {
                 *mean = step.beta1 * *mean + (1.0 - step.beta1) * gradient;
                 *square = step.beta2 * *square + (1.0 - step.beta2) * gradient * gradient;
-                *parameter =
-                    *parameter * keep - rate * *mean / (square.sqrt() * root_scale + step.epsilon);
+                *parameter = *parameter * keep - rate * *mean / (square.sqrt() * root_scale + step.epsilon);
             }
         });
     });
@@ -120,10 +102,7 @@ mod tests {
 
     fn assert_close(got: &[f32], expected: &[f32]) {
         for (got, expected) in got.iter().zip(expected) {
-            assert!(
-                (got - expected).abs() <= 1e-6 * expected.abs().max(1.0),
-                "{got} for {expected}"
-            );
+            assert!((got - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{got} for {expected}");
         }
     }
 
@@ -135,12 +114,7 @@ mod tests {
             (true, [0.590_209_96, -2.184_807_3, 1.299_492_4]),
         ];
         for (nesterov, expected) in cases {
-            let step = SgdStep {
-                learning_rate: 0.1,
-                momentum: 0.9,
-                weight_decay: 0.01,
-                nesterov,
-            };
+            let step = SgdStep { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01, nesterov };
             let (mut parameters, mut momentum) = ([1.0, -2.0, 0.5], [0.0; 3]);
             for _ in 0..3 {
                 sgd_step(&mut parameters, &[0.5, 0.25, -1.0], &mut momentum, &step);

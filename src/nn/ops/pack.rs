@@ -31,12 +31,7 @@ pub(super) fn panels(kernel: Kernel, depth: usize, width: usize) -> Vec<Panel> {
         .map(|column| {
             let columns = (width - column).min(2 * lanes);
             let vectors = columns.div_ceil(lanes);
-            let panel = Panel {
-                start,
-                column,
-                columns,
-                vectors,
-            };
+            let panel = Panel { start, column, columns, vectors };
             start += depth * vectors * lanes;
             panel
         })
@@ -57,16 +52,8 @@ impl PackedMatrix {
     /// An unpacked matrix of zeros, to be filled by one of the `pack_` functions.
     pub fn new(kernel: Kernel, depth: usize, width: usize) -> Self {
         let panels = panels(kernel, depth, width);
-        let len = panels.last().map_or(0, |panel| {
-            panel.start + depth * panel.vectors * kernel.lanes()
-        });
-        Self {
-            kernel,
-            depth,
-            width,
-            panels,
-            values: AlignedBuffer::zeroed(len),
-        }
+        let len = panels.last().map_or(0, |panel| panel.start + depth * panel.vectors * kernel.lanes());
+        Self { kernel, depth, width, panels, values: AlignedBuffer::zeroed(len) }
     }
 
     /// The variant it is packed for.
@@ -97,15 +84,8 @@ impl PackedMatrix {
     /// # Panics
     /// When a length differs.
     pub fn pack_rows(&mut self, matrix: &[f32], scale: Option<&[f32]>) {
-        assert_eq!(
-            matrix.len(),
-            self.depth * self.width,
-            "the matrix has another size"
-        );
-        assert!(
-            scale.is_none_or(|scale| scale.len() == self.width),
-            "one scale a column"
-        );
+        assert_eq!(matrix.len(), self.depth * self.width, "the matrix has another size");
+        assert!(scale.is_none_or(|scale| scale.len() == self.width), "one scale a column");
         let width = self.width;
         self.for_each_panel(|panel, row_len, values| {
             for (row, target) in values.chunks_exact_mut(row_len).enumerate() {
@@ -128,11 +108,7 @@ impl PackedMatrix {
     /// # Panics
     /// When the length differs.
     pub fn pack_columns(&mut self, matrix: &[f32]) {
-        assert_eq!(
-            matrix.len(),
-            self.depth * self.width,
-            "the matrix has another size"
-        );
+        assert_eq!(matrix.len(), self.depth * self.width, "the matrix has another size");
         let depth = self.depth;
         self.for_each_panel(|panel, row_len, values| {
             for column in 0..panel.columns {
@@ -150,25 +126,16 @@ impl PackedMatrix {
     /// When a length differs.
     pub fn pack_gradient(&mut self, geometry: &Geometry, class: &GradientClass, weight: &[f32]) {
         let (inputs, outputs) = (geometry.in_channels, geometry.out_channels);
-        assert_eq!(
-            weight.len(),
-            geometry.weight_len(),
-            "the weight has another size"
-        );
+        assert_eq!(weight.len(), geometry.weight_len(), "the weight has another size");
         assert_eq!(
             (self.depth, self.width),
             (class.taps.len() * outputs, inputs),
             "packed for another class"
         );
         self.for_each_panel(|panel, row_len, values| {
-            for (tap, rows) in class
-                .taps
-                .iter()
-                .zip(values.chunks_exact_mut(outputs * row_len))
-            {
+            for (tap, rows) in class.taps.iter().zip(values.chunks_exact_mut(outputs * row_len)) {
                 for column in 0..panel.columns {
-                    let source =
-                        &weight[(tap * inputs + panel.column + column) * outputs..][..outputs];
+                    let source = &weight[(tap * inputs + panel.column + column) * outputs..][..outputs];
                     for (target, value) in rows.chunks_exact_mut(row_len).zip(source) {
                         target[column] = *value;
                     }
@@ -190,9 +157,7 @@ impl PackedMatrix {
             rest = tail;
             parts.push((panel, part));
         }
-        parts
-            .into_par_iter()
-            .for_each(|(panel, values)| fill(panel, panel.vectors * lanes, values));
+        parts.into_par_iter().for_each(|(panel, values)| fill(panel, panel.vectors * lanes, values));
     }
 }
 
@@ -203,10 +168,8 @@ mod tests {
     #[test]
     fn panels_are_two_vectors_wide_but_the_last_one() {
         let panels = panels(Kernel::Portable, 3, 17);
-        let shape: Vec<_> = panels
-            .iter()
-            .map(|panel| (panel.start, panel.column, panel.columns, panel.vectors))
-            .collect();
+        let shape: Vec<_> =
+            panels.iter().map(|panel| (panel.start, panel.column, panel.columns, panel.vectors)).collect();
         assert_eq!(shape, vec![(0, 0, 8, 2), (24, 8, 8, 2), (48, 16, 1, 1)]);
     }
 
@@ -214,17 +177,13 @@ mod tests {
     fn rows_and_columns_pack_to_the_same_panels() {
         let (depth, width) = (5, 11);
         let matrix: Vec<f32> = (0..depth * width).map(|value| value as f32).collect();
-        let transposed: Vec<f32> = (0..width)
-            .flat_map(|column| (0..depth).map(move |row| (row * width + column) as f32))
-            .collect();
+        let transposed: Vec<f32> =
+            (0..width).flat_map(|column| (0..depth).map(move |row| (row * width + column) as f32)).collect();
         let mut rows = PackedMatrix::new(Kernel::Portable, depth, width);
         let mut columns = rows.clone();
         rows.pack_rows(&matrix, None);
         columns.pack_columns(&transposed);
         assert_eq!(rows.values(), columns.values());
-        assert_eq!(
-            rows.values().iter().sum::<f32>(),
-            matrix.iter().sum::<f32>()
-        );
+        assert_eq!(rows.values().iter().sum::<f32>(), matrix.iter().sum::<f32>());
     }
 }

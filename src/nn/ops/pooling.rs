@@ -11,16 +11,9 @@ use super::geometry::Layout;
 /// When lengths don't belong to the same number of images.
 pub fn average(images: &[f32], layout: Layout, features: &mut [f32]) {
     let channels = layout.channels;
-    assert_eq!(
-        images.len() / layout.image_len() * channels,
-        features.len(),
-        "image counts differ"
-    );
+    assert_eq!(images.len() / layout.image_len() * channels, features.len(), "image counts differ");
     let scale = 1.0 / layout.pixel_count() as f32;
-    for (image, feature) in images
-        .chunks_exact(layout.image_len())
-        .zip(features.chunks_exact_mut(channels))
-    {
+    for (image, feature) in images.chunks_exact(layout.image_len()).zip(features.chunks_exact_mut(channels)) {
         feature.fill(0.0);
         for y in 0..layout.height {
             for pixel in image[layout.row_start(y)..][..layout.row_len()].chunks_exact(channels) {
@@ -42,16 +35,9 @@ pub fn average(images: &[f32], layout: Layout, features: &mut [f32]) {
 pub fn average_gradient(gradient: &[f32], layout: Layout, images: &mut [f32]) {
     let channels = layout.channels;
     let image_len = layout.with_border(0).image_len();
-    assert_eq!(
-        images.len() / image_len * channels,
-        gradient.len(),
-        "image counts differ"
-    );
+    assert_eq!(images.len() / image_len * channels, gradient.len(), "image counts differ");
     let scale = 1.0 / layout.pixel_count() as f32;
-    for (image, gradient) in images
-        .chunks_exact_mut(image_len)
-        .zip(gradient.chunks_exact(channels))
-    {
+    for (image, gradient) in images.chunks_exact_mut(image_len).zip(gradient.chunks_exact(channels)) {
         for pixel in image.chunks_exact_mut(channels) {
             for (target, value) in pixel.iter_mut().zip(gradient) {
                 *target = value * scale;
@@ -73,11 +59,7 @@ pub struct MaxPool {
 
 impl MaxPool {
     /// The ImageNet stem's: 3 × 3, stride 2, padding 1.
-    pub const STEM: Self = Self {
-        kernel: 3,
-        stride: 2,
-        padding: 1,
-    };
+    pub const STEM: Self = Self { kernel: 3, stride: 2, padding: 1 };
 
     /// Side of the output for a side of the input.
     pub fn out_size(self, size: usize) -> usize {
@@ -100,19 +82,9 @@ impl MaxPool {
         let channels = input.channels;
         let dense_len = output.with_border(0).image_len();
         let image_count = images.len() / input.image_len();
-        assert_eq!(
-            maxima.len(),
-            image_count * output.image_len(),
-            "image counts differ"
-        );
-        assert_eq!(
-            winners.len(),
-            image_count * dense_len,
-            "one winner a maximum"
-        );
-        let results = maxima
-            .chunks_exact_mut(output.image_len())
-            .zip(winners.chunks_exact_mut(dense_len));
+        assert_eq!(maxima.len(), image_count * output.image_len(), "image counts differ");
+        assert_eq!(winners.len(), image_count * dense_len, "one winner a maximum");
+        let results = maxima.chunks_exact_mut(output.image_len()).zip(winners.chunks_exact_mut(dense_len));
         for (image, (maxima, winners)) in images.chunks_exact(input.image_len()).zip(results) {
             for (pixel, winners) in winners.chunks_exact_mut(channels).enumerate() {
                 let (y, x) = (pixel / output.width, pixel % output.width);
@@ -120,9 +92,7 @@ impl MaxPool {
                 maxima.fill(f32::NEG_INFINITY);
                 for (tap, iy, ix) in self.taps(y, x, input) {
                     let values = &image[input.row_start(iy) + ix * channels..][..channels];
-                    for ((maximum, winner), value) in
-                        maxima.iter_mut().zip(winners.iter_mut()).zip(values)
-                    {
+                    for ((maximum, winner), value) in maxima.iter_mut().zip(winners.iter_mut()).zip(values) {
                         if value > maximum {
                             (*maximum, *winner) = (*value, tap);
                         }
@@ -154,21 +124,13 @@ impl MaxPool {
         );
         assert_eq!(winners.len(), gradient.len(), "one winner a maximum");
         images.fill(0.0);
-        let sources = gradient
-            .chunks_exact(output.image_len())
-            .zip(winners.chunks_exact(output.image_len()));
-        for (image, (gradient, winners)) in images.chunks_exact_mut(input.image_len()).zip(sources)
-        {
-            let pixels = gradient
-                .chunks_exact(channels)
-                .zip(winners.chunks_exact(channels))
-                .enumerate();
+        let sources = gradient.chunks_exact(output.image_len()).zip(winners.chunks_exact(output.image_len()));
+        for (image, (gradient, winners)) in images.chunks_exact_mut(input.image_len()).zip(sources) {
+            let pixels = gradient.chunks_exact(channels).zip(winners.chunks_exact(channels)).enumerate();
             for (pixel, (gradient, winners)) in pixels {
                 for (tap, iy, ix) in self.taps(pixel / output.width, pixel % output.width, input) {
                     let targets = &mut image[input.row_start(iy) + ix * channels..][..channels];
-                    for ((target, gradient), winner) in
-                        targets.iter_mut().zip(gradient).zip(winners)
-                    {
+                    for ((target, gradient), winner) in targets.iter_mut().zip(gradient).zip(winners) {
                         *target += if *winner == tap { *gradient } else { 0.0 };
                     }
                 }
@@ -177,20 +139,10 @@ impl MaxPool {
     }
 
     fn check(self, input: Layout, output: Layout) {
-        assert!(
-            self.kernel <= 15 && self.padding < self.kernel,
-            "unusual pooling {self:?}"
-        );
-        assert_eq!(
-            output.channels, input.channels,
-            "pooling keeps the channels"
-        );
+        assert!(self.kernel <= 15 && self.padding < self.kernel, "unusual pooling {self:?}");
+        assert_eq!(output.channels, input.channels, "pooling keeps the channels");
         let sizes = (self.out_size(input.height), self.out_size(input.width));
-        assert_eq!(
-            (output.height, output.width),
-            sizes,
-            "the output has another size"
-        );
+        assert_eq!((output.height, output.width), sizes, "the output has another size");
     }
 
     /// The taps of a window that lie inside the image: number, row, column.
@@ -209,12 +161,7 @@ mod tests {
 
     #[test]
     fn the_average_and_its_gradient_are_the_mean_and_its_share() {
-        let layout = Layout {
-            height: 2,
-            width: 2,
-            channels: 3,
-            border: 1,
-        };
+        let layout = Layout { height: 2, width: 2, channels: 3, border: 1 };
         let dense: Vec<f32> = (0..24).map(|value| value as f32).collect();
         let mut images = vec![0.0; 2 * layout.image_len()];
         layout.copy_from_dense(&dense, &mut images);
@@ -230,18 +177,8 @@ mod tests {
     /// `torch.nn.functional.max_pool2d(x, 3, 2, 1)` of a 4 × 4 ramp with a negative corner, and its backward of ones.
     #[test]
     fn the_stem_pooling_matches_pytorch() {
-        let input = Layout {
-            height: 4,
-            width: 4,
-            channels: 1,
-            border: 2,
-        };
-        let output = Layout {
-            height: 2,
-            width: 2,
-            channels: 1,
-            border: 1,
-        };
+        let input = Layout { height: 4, width: 4, channels: 1, border: 2 };
+        let output = Layout { height: 2, width: 2, channels: 1, border: 1 };
         let ramp: Vec<f32> = (0..16).map(|value| value as f32 - 20.0).collect();
         let mut images = vec![0.0; input.image_len()];
         input.copy_from_dense(&ramp, &mut images);
@@ -251,13 +188,7 @@ mod tests {
         output.copy_from_dense(&[-15.0, -13.0, -7.0, -5.0], &mut expected);
         assert_eq!(maxima, expected);
         let mut gradient = vec![0.0; 16];
-        MaxPool::STEM.backward(
-            &[1.0, 2.0, 3.0, 4.0],
-            &winners,
-            input,
-            output,
-            &mut gradient,
-        );
+        MaxPool::STEM.backward(&[1.0, 2.0, 3.0, 4.0], &winners, input, output, &mut gradient);
         let mut expected = vec![0.0; 16];
         (expected[5], expected[7], expected[13], expected[15]) = (1.0, 2.0, 3.0, 4.0);
         assert_eq!(gradient, expected);

@@ -44,13 +44,7 @@ pub(super) trait Simd: Copy {
     #[inline(always)]
     unsafe fn load_up_to(from: *const f32, count: usize) -> Self::Vector {
         // SAFETY: the caller has enabled the instruction set and `from` holds the floats that are read.
-        unsafe {
-            if count >= Self::LANES {
-                Self::load(from)
-            } else {
-                Self::load_partial(from, count)
-            }
-        }
+        unsafe { if count >= Self::LANES { Self::load(from) } else { Self::load_partial(from, count) } }
     }
 
     /// Stores the first `count.min(LANES)` floats.
@@ -59,9 +53,9 @@ pub(super) trait Simd: Copy {
         // SAFETY: the caller has enabled the instruction set and `to` holds the floats that are written.
         unsafe {
             if count >= Self::LANES {
-                Self::store(to, value)
+                Self::store(to, value);
             } else {
-                Self::store_partial(to, value, count)
+                Self::store_partial(to, value, count);
             }
         }
     }
@@ -86,11 +80,7 @@ pub(super) trait Task {
 /// # Panics
 /// When this processor lacks the variant.
 pub(super) unsafe fn run<T: Task>(kernel: Kernel, task: T) -> T::Output {
-    assert!(
-        kernel.is_available(),
-        "this processor has no {}",
-        kernel.name()
-    );
+    assert!(kernel.is_available(), "this processor has no {}", kernel.name());
     match kernel {
         // SAFETY: the portable operations need no instruction set; the caller vouches for the task.
         Kernel::Portable => unsafe { task.run::<Portable>() },
@@ -193,11 +183,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn where_positive(gate: Self::Vector, value: Self::Vector) -> Self::Vector {
-        Self::zip(
-            gate,
-            value,
-            |gate, value| if gate > 0.0 { value } else { 0.0 },
-        )
+        Self::zip(gate, value, |gate, value| if gate > 0.0 { value } else { 0.0 })
     }
 }
 

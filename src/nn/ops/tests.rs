@@ -11,16 +11,14 @@ use super::winograd::{Winograd, WinogradWeights};
 
 /// `0.5 · sin(step · index + phase)`, which the PyTorch script computes too.
 fn wave(len: usize, step: f64, phase: f64) -> Vec<f32> {
-    (0..len)
-        .map(|index| (0.5 * (step * index as f64 + phase).sin()) as f32)
-        .collect()
+    (0..len).map(|index| (0.5 * (step * index as f64 + phase).sin()) as f32).collect()
 }
 
 /// Evenly spread numbers in [-0.5, 0.5) without a pattern, from a hash of the index.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
     let number = |index: usize| {
-        let mut hash = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            ^ seed.wrapping_mul(0xd1b5_4a32_d192_ed03);
+        let mut hash =
+            (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xd1b5_4a32_d192_ed03);
         hash = (hash ^ (hash >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         hash = (hash ^ (hash >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (hash >> 40) as f32 / (1 << 24) as f32 - 0.5
@@ -32,25 +30,18 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
 fn visit(geometry: &Geometry, image_count: usize, mut visit: impl FnMut(usize, usize, usize)) {
     let (out_height, out_width) = (geometry.out_height(), geometry.out_width());
     let inside = |out: usize, tap: usize, size: usize| {
-        (out * geometry.stride + tap)
-            .checked_sub(geometry.padding)
-            .filter(|pixel| *pixel < size)
+        (out * geometry.stride + tap).checked_sub(geometry.padding).filter(|pixel| *pixel < size)
     };
     for (image, y, x) in triples(image_count, out_height, out_width) {
         for (ky, kx, i) in triples(geometry.kernel, geometry.kernel, geometry.in_channels) {
-            let (Some(iy), Some(ix)) = (
-                inside(y, ky, geometry.height),
-                inside(x, kx, geometry.width),
-            ) else {
+            let (Some(iy), Some(ix)) = (inside(y, ky, geometry.height), inside(x, kx, geometry.width)) else {
                 continue;
             };
-            let input =
-                ((image * geometry.height + iy) * geometry.width + ix) * geometry.in_channels + i;
+            let input = ((image * geometry.height + iy) * geometry.width + ix) * geometry.in_channels + i;
             for o in 0..geometry.out_channels {
                 let output = ((image * out_height + y) * out_width + x) * geometry.out_channels + o;
-                let weight = ((ky * geometry.kernel + kx) * geometry.in_channels + i)
-                    * geometry.out_channels
-                    + o;
+                let weight =
+                    ((ky * geometry.kernel + kx) * geometry.in_channels + i) * geometry.out_channels + o;
                 visit(output, input, weight);
             }
         }
@@ -89,10 +80,7 @@ fn reference(
     dy: &[f32],
 ) -> [Vec<Sum>; 3] {
     let mut y = vec![Sum::default(); dy.len()];
-    let (mut dx, mut dw) = (
-        vec![Sum::default(); x.len()],
-        vec![Sum::default(); weight.len()],
-    );
+    let (mut dx, mut dw) = (vec![Sum::default(); x.len()], vec![Sum::default(); weight.len()]);
     visit(geometry, image_count, |o, i, w| {
         y[o].add(x[i], weight[w]);
         dx[i].add(dy[o], weight[w]);
@@ -102,19 +90,14 @@ fn reference(
 }
 
 fn bordered(layout: Layout, dense: &[f32]) -> Vec<f32> {
-    let mut images =
-        vec![f32::NAN; dense.len() / layout.with_border(0).image_len() * layout.image_len()];
+    let mut images = vec![f32::NAN; dense.len() / layout.with_border(0).image_len() * layout.image_len()];
     layout.copy_from_dense(dense, &mut images);
     images
 }
 
 fn dense(layout: Layout, images: &[f32]) -> Vec<f32> {
     let rows = images.chunks_exact(layout.image_len()).flat_map(|image| {
-        (0..layout.height).flat_map(move |y| {
-            image[layout.row_start(y)..][..layout.row_len()]
-                .iter()
-                .copied()
-        })
+        (0..layout.height).flat_map(move |y| image[layout.row_start(y)..][..layout.row_len()].iter().copied())
     });
     rows.collect()
 }
@@ -130,48 +113,28 @@ fn computed(
 ) -> [Vec<f32>; 3] {
     let input = geometry.input().with_border(geometry.padding + extra);
     let output = geometry.output().with_border(extra);
-    let gradient = geometry
-        .output()
-        .with_border(geometry.gradient_border() + extra);
+    let gradient = geometry.output().with_border(geometry.gradient_border() + extra);
     let image_count = x.len() / geometry.input().image_len();
     let (images, gradients) = (bordered(input, x), bordered(gradient, dy));
 
     let mut packed = PackedMatrix::new(kernel, geometry.depth(), geometry.out_channels);
     packed.pack_rows(weight, None);
     let mut y = vec![0.0; image_count * output.image_len()];
-    multiply(
-        &images,
-        &geometry.forward_window(input, output),
-        &packed,
-        &mut y,
-        Epilogue::default(),
-    );
+    multiply(&images, &geometry.forward_window(input, output), &packed, &mut y, Epilogue::default());
 
     let mut dx = vec![f32::NAN; image_count * input.image_len()];
     for class in geometry.gradient_classes(gradient, input) {
         let mut packed = PackedMatrix::new(kernel, class.window.depth(), geometry.in_channels);
         packed.pack_gradient(geometry, &class, weight);
-        multiply(
-            &gradients,
-            &class.window,
-            &packed,
-            &mut dx,
-            Epilogue::default(),
-        );
+        multiply(&gradients, &class.window, &packed, &mut dx, Epilogue::default());
     }
 
     let mut dw = vec![0.0; weight.len()];
     let window = geometry.forward_window(input, gradient);
-    let output_gradient = OutputGradient {
-        images: &gradients,
-        width: geometry.out_channels,
-    };
+    let output_gradient = OutputGradient { images: &gradients, width: geometry.out_channels };
     let middle = geometry.out_channels / 2;
     for columns in [0..middle, middle..geometry.out_channels] {
-        let part = Part {
-            depths: 0..geometry.depth(),
-            columns: columns.clone(),
-        };
+        let part = Part { depths: 0..geometry.depth(), columns: columns.clone() };
         let mut sum = vec![0.0; geometry.depth() * columns.len()];
         add_weight_gradient(kernel, &images, &window, output_gradient, &part, &mut sum);
         for (row, sums) in sum.chunks_exact(columns.len().max(1)).enumerate() {
@@ -185,10 +148,7 @@ fn assert_close(found: &[f32], expected: &[Sum], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = (f64::from(*found) - expected.value).abs();
-        assert!(
-            error <= 5e-7 * expected.magnitude + 1e-9,
-            "{what}[{index}]: {found} for {expected:?}"
-        );
+        assert!(error <= 5e-7 * expected.magnitude + 1e-9, "{what}[{index}]: {found} for {expected:?}");
     }
 }
 
@@ -207,20 +167,12 @@ fn check(geometry: Geometry, image_count: usize, extra: usize) {
 }
 
 /// Largest error of Winograd's form relative to the largest number: of the output and of the input's gradient.
-fn winograd_errors(
-    kernel: Kernel,
-    geometry: &Geometry,
-    image_count: usize,
-    extra: usize,
-) -> [f64; 2] {
+fn winograd_errors(kernel: Kernel, geometry: &Geometry, image_count: usize, extra: usize) -> [f64; 2] {
     let x = noise(image_count * geometry.input().image_len(), 1);
     let weight = noise(geometry.weight_len(), 2);
     let dy = noise(image_count * geometry.output().image_len(), 3);
     let [y, dx, _] = reference(geometry, image_count, &x, &weight, &dy);
-    let (input, output) = (
-        geometry.input().with_border(1 + extra),
-        geometry.output().with_border(extra),
-    );
+    let (input, output) = (geometry.input().with_border(1 + extra), geometry.output().with_border(extra));
     let mut weights = WinogradWeights::new(kernel, geometry.in_channels, geometry.out_channels);
     weights.pack(&weight, None);
     let mut found = vec![f32::NAN; image_count * output.image_len()];
@@ -232,42 +184,20 @@ fn winograd_errors(
     );
     let mut backward = WinogradWeights::new(kernel, geometry.out_channels, geometry.in_channels);
     backward.pack_gradient(&weight);
-    let reversed = Geometry {
-        in_channels: geometry.out_channels,
-        out_channels: geometry.in_channels,
-        ..*geometry
-    };
+    let reversed =
+        Geometry { in_channels: geometry.out_channels, out_channels: geometry.in_channels, ..*geometry };
     let gradient = geometry.output().with_border(1 + extra);
     let mut found_dx = vec![f32::NAN; x.len()];
     let form = Winograd::new(&reversed, gradient, geometry.input());
-    form.convolve(
-        &bordered(gradient, &dy),
-        &backward,
-        &mut found_dx,
-        Epilogue::default(),
-    );
-    [
-        relative_error(&dense(output, &found), &values(&y)),
-        relative_error(&found_dx, &values(&dx)),
-    ]
+    form.convolve(&bordered(gradient, &dy), &backward, &mut found_dx, Epilogue::default());
+    [relative_error(&dense(output, &found), &values(&y)), relative_error(&found_dx, &values(&dx))]
 }
 
 fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let scale = expected
-        .iter()
-        .fold(1e-3_f64, |scale, value| scale.max(value.abs()));
-    let errors = found
-        .iter()
-        .zip(expected)
-        .map(|(found, expected)| (f64::from(*found) - expected).abs());
-    errors.fold(0.0, |worst: f64, error| {
-        if error.is_nan() {
-            f64::NAN
-        } else {
-            worst.max(error)
-        }
-    }) / scale
+    let scale = expected.iter().fold(1e-3_f64, |scale, value| scale.max(value.abs()));
+    let errors = found.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
+    errors.fold(0.0, |worst: f64, error| if error.is_nan() { f64::NAN } else { worst.max(error) }) / scale
 }
 
 fn geometry(
@@ -346,19 +276,12 @@ fn winograds_error_stays_small_over_many_channels() {
 #[test]
 fn winograds_form_applies_scale_bias_residual_and_relu() {
     let shape = geometry((7, 6), (5, 19), 3, 1, 1);
-    let (x, weight) = (
-        noise(2 * shape.input().image_len(), 1),
-        noise(shape.weight_len(), 2),
-    );
-    let (bias, residual) = (
-        wave(19, 0.8, 0.0),
-        wave(2 * shape.output().image_len(), 0.6, 0.4),
-    );
+    let (x, weight) = (noise(2 * shape.input().image_len(), 1), noise(shape.weight_len(), 2));
+    let (bias, residual) = (wave(19, 0.8, 0.0), wave(2 * shape.output().image_len(), 0.6, 0.4));
     let scale: Vec<f32> = (1..=19).map(|value| 0.1 * value as f32).collect();
     let [y, ..] = reference(&shape, 2, &x, &weight, &vec![0.0; residual.len()]);
     let expected = values(&y).into_iter().enumerate().map(|(at, y)| {
-        (y * f64::from(scale[at % 19]) + f64::from(bias[at % 19]) + f64::from(residual[at]))
-            .max(0.0)
+        (y * f64::from(scale[at % 19]) + f64::from(bias[at % 19]) + f64::from(residual[at])).max(0.0)
     });
     let expected: Vec<f64> = expected.collect();
     let input = shape.input().with_border(1);
@@ -367,37 +290,23 @@ fn winograds_form_applies_scale_bias_residual_and_relu() {
         weights.pack(&weight, Some(&scale));
         let form = Winograd::new(&shape, input, shape.output());
         let mut apart = vec![0.0; y.len()];
-        let epilogue = Epilogue {
-            bias: Some(&bias),
-            residual: Residual::Images(&residual),
-            relu: true,
-        };
+        let epilogue = Epilogue { bias: Some(&bias), residual: Residual::Images(&residual), relu: true };
         form.convolve(&bordered(input, &x), &weights, &mut apart, epilogue);
         assert!(relative_error(&apart, &expected) < 1e-5);
         let mut in_place = residual.clone();
-        let epilogue = Epilogue {
-            residual: Residual::Target,
-            ..epilogue
-        };
+        let epilogue = Epilogue { residual: Residual::Target, ..epilogue };
         form.convolve(&bordered(input, &x), &weights, &mut in_place, epilogue);
         assert_eq!(in_place, apart);
-        for (image, expected) in bordered(input, &x)
-            .chunks_exact(input.image_len())
-            .zip(apart.chunks_exact(apart.len() / 2))
+        for (image, expected) in
+            bordered(input, &x).chunks_exact(input.image_len()).zip(apart.chunks_exact(apart.len() / 2))
         {
             let mut alone = vec![0.0; expected.len()];
-            let epilogue = Epilogue {
-                bias: Some(&bias),
-                residual: Residual::None,
-                relu: false,
-            };
+            let epilogue = Epilogue { bias: Some(&bias), residual: Residual::None, relu: false };
             form.convolve(image, &weights, &mut alone, epilogue);
             let mut together = vec![0.0; apart.len()];
             form.convolve(&bordered(input, &x), &weights, &mut together, epilogue);
             assert!(
-                together
-                    .chunks_exact(alone.len())
-                    .any(|image| image == alone),
+                together.chunks_exact(alone.len()).any(|image| image == alone),
                 "an image depends on its batch"
             );
         }
@@ -407,14 +316,8 @@ fn winograds_form_applies_scale_bias_residual_and_relu() {
 #[test]
 fn bias_residual_and_relu_are_applied_in_this_order() {
     let shape = geometry((4, 5), (3, 19), 3, 1, 1);
-    let (x, weight) = (
-        wave(2 * shape.input().image_len(), 0.7, 0.1),
-        wave(shape.weight_len(), 1.3, 0.2),
-    );
-    let (bias, residual) = (
-        wave(19, 0.8, 0.0),
-        wave(2 * shape.output().image_len(), 0.6, 0.4),
-    );
+    let (x, weight) = (wave(2 * shape.input().image_len(), 0.7, 0.1), wave(shape.weight_len(), 1.3, 0.2));
+    let (bias, residual) = (wave(19, 0.8, 0.0), wave(2 * shape.output().image_len(), 0.6, 0.4));
     let [y, ..] = reference(&shape, 2, &x, &weight, &vec![0.0; residual.len()]);
     let input = shape.input().with_border(1);
     let images = bordered(input, &x);
@@ -423,22 +326,15 @@ fn bias_residual_and_relu_are_applied_in_this_order() {
         packed.pack_rows(&weight, None);
         let window = shape.forward_window(input, shape.output());
         let expected = values(&y).into_iter().enumerate();
-        let expected = expected
-            .map(|(at, y)| (y + f64::from(bias[at % 19]) + f64::from(residual[at])).max(0.0));
+        let expected =
+            expected.map(|(at, y)| (y + f64::from(bias[at % 19]) + f64::from(residual[at])).max(0.0));
         let expected: Vec<f64> = expected.collect();
         let mut apart = vec![0.0; y.len()];
-        let epilogue = Epilogue {
-            bias: Some(&bias),
-            residual: Residual::Images(&residual),
-            relu: true,
-        };
+        let epilogue = Epilogue { bias: Some(&bias), residual: Residual::Images(&residual), relu: true };
         multiply(&images, &window, &packed, &mut apart, epilogue);
         assert!(relative_error(&apart, &expected) < 1e-6);
         let mut in_place = residual.clone();
-        let epilogue = Epilogue {
-            residual: Residual::Target,
-            ..epilogue
-        };
+        let epilogue = Epilogue { residual: Residual::Target, ..epilogue };
         multiply(&images, &window, &packed, &mut in_place, epilogue);
         assert_eq!(in_place, apart);
     }
@@ -448,15 +344,9 @@ fn bias_residual_and_relu_are_applied_in_this_order() {
 #[test]
 fn an_images_product_is_the_same_in_any_batch() {
     let shape = geometry((5, 5), (8, 24), 3, 1, 1);
-    let (x, weight) = (
-        wave(7 * shape.input().image_len(), 0.7, 0.1),
-        wave(shape.weight_len(), 1.3, 0.2),
-    );
+    let (x, weight) = (wave(7 * shape.input().image_len(), 0.7, 0.1), wave(shape.weight_len(), 1.3, 0.2));
     let input = shape.input().with_border(1);
-    let (images, window) = (
-        bordered(input, &x),
-        shape.forward_window(input, shape.output()),
-    );
+    let (images, window) = (bordered(input, &x), shape.forward_window(input, shape.output()));
     for kernel in Kernel::available() {
         let mut packed = PackedMatrix::new(kernel, shape.depth(), 24);
         packed.pack_rows(&weight, None);
@@ -466,9 +356,8 @@ fn an_images_product_is_the_same_in_any_batch() {
             y
         };
         let together = product(&images);
-        for (image, expected) in images
-            .chunks_exact(input.image_len())
-            .zip(together.chunks_exact(shape.output().image_len()))
+        for (image, expected) in
+            images.chunks_exact(input.image_len()).zip(together.chunks_exact(shape.output().image_len()))
         {
             assert_eq!(product(image), expected);
         }
@@ -482,13 +371,7 @@ fn a_target_of_another_size_is_refused() {
     let input = shape.input().with_border(1);
     let packed = PackedMatrix::new(Kernel::Portable, 9, 1);
     let window = shape.forward_window(input, shape.output());
-    multiply(
-        &vec![0.0; 2 * input.image_len()],
-        &window,
-        &packed,
-        &mut [0.0; 16],
-        Epilogue::default(),
-    );
+    multiply(&vec![0.0; 2 * input.image_len()], &window, &packed, &mut [0.0; 16], Epilogue::default());
 }
 
 // Expected numbers: src/nn/ops/reference.py, section "convolutions".

@@ -16,9 +16,7 @@ static POOL: OnceLock<ThreadPool> = OnceLock::new();
 
 /// The pool has started, or was given another size before.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "compute threads are already set to {current}: set the count once, before the first kernel runs"
-)]
+#[error("compute threads are already set to {current}: set the count once, before the first kernel runs")]
 pub struct ThreadCountFixed {
     /// The count in force.
     pub current: usize,
@@ -28,11 +26,7 @@ pub struct ThreadCountFixed {
 pub fn set_thread_count(count: usize) -> Result<(), ThreadCountFixed> {
     let wanted = count.max(1);
     let current = *REQUESTED_COUNT.get_or_init(|| wanted);
-    if current == wanted {
-        Ok(())
-    } else {
-        Err(ThreadCountFixed { current })
-    }
+    if current == wanted { Ok(()) } else { Err(ThreadCountFixed { current }) }
 }
 
 /// The number of compute threads; fixes it to the available cores when nothing was set.

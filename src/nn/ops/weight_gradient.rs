@@ -56,19 +56,9 @@ pub fn add_weight_gradient(
 ) {
     let image_count = window.image_count(source, gradient.images.len(), gradient.width);
     let Part { depths, columns } = part.clone();
-    assert!(
-        depths.start <= depths.end && depths.end <= window.depth(),
-        "depths outside the matrix"
-    );
-    assert!(
-        columns.start <= columns.end && columns.end <= gradient.width,
-        "columns outside the matrix"
-    );
-    assert_eq!(
-        sum.len(),
-        depths.len() * columns.len(),
-        "the sum has another size"
-    );
+    assert!(depths.start <= depths.end && depths.end <= window.depth(), "depths outside the matrix");
+    assert!(columns.start <= columns.end && columns.end <= gradient.width, "columns outside the matrix");
+    assert_eq!(sum.len(), depths.len() * columns.len(), "the sum has another size");
     let panels = panels(kernel, BLOCK, columns.len());
     let packed_len = BLOCK * columns.len().next_multiple_of(kernel.lanes());
     PACKED.with_borrow_mut(|packed| {
@@ -116,8 +106,7 @@ impl Task for AddWeightGradient<'_> {
             let count = (total - first).min(BLOCK);
             for (slot, pixel) in (first..first + count).enumerate() {
                 let (image, row) = (pixel / rows, pixel % rows);
-                gathers[slot] =
-                    image * self.window.source_len() + self.window.gathers()[row] as usize;
+                gathers[slot] = image * self.window.source_len() + self.window.gathers()[row] as usize;
                 let start = image * self.window.target_len() + self.window.scatters()[row] as usize;
                 // SAFETY: the row of `width` floats at `start` lies inside the gradient, and `slot < BLOCK`.
                 unsafe { self.pack_pixel::<S>(start, slot) };
@@ -138,15 +127,10 @@ impl AddWeightGradient<'_> {
                 let column = vector * S::LANES;
                 // SAFETY: the panel's columns lie inside the pixel, and slot `slot` of the panel inside `packed`.
                 unsafe {
-                    let from = self
-                        .gradient
-                        .images
-                        .as_ptr()
-                        .add(start + self.columns.start + panel.column + column);
-                    let to = self
-                        .packed
-                        .as_mut_ptr()
-                        .add(panel.start + slot * panel.vectors * S::LANES + column);
+                    let from =
+                        self.gradient.images.as_ptr().add(start + self.columns.start + panel.column + column);
+                    let to =
+                        self.packed.as_mut_ptr().add(panel.start + slot * panel.vectors * S::LANES + column);
                     S::store(to, S::load_up_to(from, panel.columns - column));
                 }
             }
@@ -171,14 +155,7 @@ impl AddWeightGradient<'_> {
                         let width = self.columns.len();
                         let row = (from - self.depths.start) * width + panel.column;
                         let sum = self.sum.as_mut_ptr().add(row);
-                        let tile = Tile {
-                            source,
-                            gathers,
-                            gradient,
-                            sum,
-                            width,
-                            columns: panel.columns,
-                        };
+                        let tile = Tile { source, gathers, gradient, sum, width, columns: panel.columns };
                         add_tile::<S>(tile, to - from, panel.vectors);
                     }
                 }
@@ -246,11 +223,7 @@ unsafe fn add_pixels<S: Simd, const R: usize, const V: usize>(tile: Tile<'_>) {
                 let column = vector * S::LANES;
                 let count = tile.columns - column;
                 let to = tile.sum.add(row * tile.width + column);
-                S::store_up_to(
-                    to,
-                    S::add(S::load_up_to(to, count), sums[row][vector]),
-                    count,
-                );
+                S::store_up_to(to, S::add(S::load_up_to(to, count), sums[row][vector]), count);
             }
         }
     }

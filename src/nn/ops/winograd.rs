@@ -65,27 +65,11 @@ impl Winograd {
             (3, 1, 1),
             "not a 3 × 3 convolution of stride 1"
         );
-        assert_eq!(
-            input.with_border(0),
-            geometry.input(),
-            "the input's layout has another shape"
-        );
-        assert_eq!(
-            output.with_border(0),
-            geometry.output(),
-            "the output's layout has another shape"
-        );
-        assert!(
-            input.border >= 1,
-            "the input's border is narrower than the padding"
-        );
+        assert_eq!(input.with_border(0), geometry.input(), "the input's layout has another shape");
+        assert_eq!(output.with_border(0), geometry.output(), "the output's layout has another shape");
+        assert!(input.border >= 1, "the input's border is narrower than the padding");
         let (tile_rows, tile_columns) = (output.height.div_ceil(TILE), output.width.div_ceil(TILE));
-        Self {
-            input,
-            output,
-            tile_rows,
-            tile_columns,
-        }
+        Self { input, output, tile_rows, tile_columns }
     }
 
     /// Tiles of an image.
@@ -109,32 +93,19 @@ impl Winograd {
             (self.input.channels, self.output.channels),
             "other channels"
         );
-        assert!(
-            source.len().is_multiple_of(self.input.image_len()),
-            "a whole number of images"
-        );
+        assert!(source.len().is_multiple_of(self.input.image_len()), "a whole number of images");
         let image_count = source.len() / self.input.image_len();
         assert_eq!(
             target.len(),
             image_count * self.output.image_len(),
             "the target belongs to another number of images"
         );
-        assert!(
-            epilogue.bias.is_none_or(|bias| bias.len() == weights.width),
-            "one bias a channel"
-        );
+        assert!(epilogue.bias.is_none_or(|bias| bias.len() == weights.width), "one bias a channel");
         if let Residual::Images(images) = epilogue.residual {
-            assert_eq!(
-                images.len(),
-                target.len(),
-                "the residual has the target's layout"
-            );
+            assert_eq!(images.len(), target.len(), "the residual has the target's layout");
         }
         let lanes = weights.kernel.lanes();
-        let (depth, width) = (
-            weights.depth.next_multiple_of(lanes),
-            weights.width.next_multiple_of(lanes),
-        );
+        let (depth, width) = (weights.depth.next_multiple_of(lanes), weights.width.next_multiple_of(lanes));
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.reserve_len(POINTS * BLOCK * (depth + width));
             let (patches, products) = scratch.split_at_mut(POINTS * BLOCK * depth);
@@ -208,11 +179,7 @@ impl Convolve<'_> {
     #[inline(always)]
     fn site(&self, tile: usize) -> Site {
         let (image, tile) = (tile / self.form.tile_count(), tile % self.form.tile_count());
-        Site {
-            image,
-            y: tile / self.form.tile_columns * TILE,
-            x: tile % self.form.tile_columns * TILE,
-        }
+        Site { image, y: tile / self.form.tile_columns * TILE, x: tile % self.form.tile_columns * TILE }
     }
 
     /// Bᵀ d B of one patch, all channels.
@@ -233,10 +200,7 @@ impl Convolve<'_> {
                 for column in 0..PATCH {
                     let mut line = [S::zero(); PATCH];
                     if column < columns {
-                        let from = self
-                            .source
-                            .as_ptr()
-                            .add(start + column * layout.channels + channel);
+                        let from = self.source.as_ptr().add(start + column * layout.channels + channel);
                         for row in 0..PATCH {
                             if row < rows {
                                 line[row] = S::load_up_to(from.add(row * layout.pitch()), lanes);
@@ -252,10 +216,7 @@ impl Convolve<'_> {
                 for row in 0..PATCH {
                     let line = transform_input::<S>(half[row]);
                     for column in 0..PATCH {
-                        S::store(
-                            to.add((row * PATCH + column) * count * self.depth),
-                            line[column],
-                        );
+                        S::store(to.add((row * PATCH + column) * count * self.depth), line[column]);
                     }
                 }
             }
@@ -265,10 +226,7 @@ impl Convolve<'_> {
     /// The 36 matrix products of a block of `count` tiles.
     #[inline(always)]
     unsafe fn multiply_points<S: Simd>(&mut self, count: usize) {
-        let runs = [Run {
-            start: 0,
-            len: self.weights.depth,
-        }];
+        let runs = [Run { start: 0, len: self.weights.depth }];
         let tile_count = count.div_ceil(S::ROWS);
         let mut rows = [std::ptr::null::<f32>(); MAX_ROWS];
         let mut scatters = [0; MAX_ROWS];
@@ -276,38 +234,21 @@ impl Convolve<'_> {
             for panel in &self.weights.panels {
                 // SAFETY: rows, products and weights of this point and panel lie inside their buffers.
                 unsafe {
-                    let weights = self
-                        .weights
-                        .values
-                        .as_ptr()
-                        .add(point * self.weights.matrix_len + panel.start);
+                    let weights =
+                        self.weights.values.as_ptr().add(point * self.weights.matrix_len + panel.start);
                     let patches = self.patches.as_ptr().add(point * count * self.depth);
-                    let target = self
-                        .products
-                        .as_mut_ptr()
-                        .add(point * count * self.width + panel.column);
+                    let target = self.products.as_mut_ptr().add(point * count * self.width + panel.column);
                     let columns = panel.vectors * S::LANES;
-                    let finish = Finish {
-                        target,
-                        bias: std::ptr::null(),
-                        addend: Addend::None,
-                        relu: false,
-                        columns,
-                    };
+                    let finish =
+                        Finish { target, bias: std::ptr::null(), addend: Addend::None, relu: false, columns };
                     for tile in 0..tile_count {
-                        let (from, to) =
-                            (tile * count / tile_count, (tile + 1) * count / tile_count);
+                        let (from, to) = (tile * count / tile_count, (tile + 1) * count / tile_count);
                         for slot in from..to {
                             rows[slot - from] = patches.add(slot * self.depth);
                             scatters[slot - from] = slot * self.width;
                         }
-                        let tile = Tile {
-                            rows: &rows,
-                            scatters: &scatters,
-                            runs: &runs,
-                            panel: weights,
-                            finish,
-                        };
+                        let tile =
+                            Tile { rows: &rows, scatters: &scatters, runs: &runs, panel: weights, finish };
                         compute_tile::<S>(tile, to - from, panel.vectors);
                     }
                 }
@@ -350,8 +291,7 @@ impl Convolve<'_> {
                     let line = transform_output::<S>(half[row]);
                     for column in 0..TILE {
                         if column < columns {
-                            let at =
-                                start + row * layout.pitch() + column * layout.channels + channel;
+                            let at = start + row * layout.pitch() + column * layout.channels + channel;
                             self.finish_pixel::<S>(at, S::add(line[column], bias), lanes);
                         }
                     }
@@ -369,9 +309,7 @@ impl Convolve<'_> {
             let to = self.target.as_mut_ptr().add(at);
             value = match self.epilogue.residual {
                 Residual::None => value,
-                Residual::Images(images) => {
-                    S::add(value, S::load_up_to(images.as_ptr().add(at), lanes))
-                }
+                Residual::Images(images) => S::add(value, S::load_up_to(images.as_ptr().add(at), lanes)),
                 Residual::Target => S::add(value, S::load_up_to(to, lanes)),
             };
             if self.epilogue.relu {
@@ -444,17 +382,9 @@ impl WinogradWeights {
     /// Zeros, to be filled by one of the `pack` functions, for a convolution from `depth` to `width` channels.
     pub fn new(kernel: Kernel, depth: usize, width: usize) -> Self {
         let panels = panels(kernel, depth, width);
-        let matrix_len = panels.last().map_or(0, |panel| {
-            panel.start + depth * panel.vectors * kernel.lanes()
-        });
-        Self {
-            kernel,
-            depth,
-            width,
-            panels,
-            matrix_len,
-            values: AlignedBuffer::zeroed(POINTS * matrix_len),
-        }
+        let matrix_len =
+            panels.last().map_or(0, |panel| panel.start + depth * panel.vectors * kernel.lanes());
+        Self { kernel, depth, width, panels, matrix_len, values: AlignedBuffer::zeroed(POINTS * matrix_len) }
     }
 
     /// Transforms an HWIO weight `[3, 3, depth, width]`, each output channel times its `scale` if given.
@@ -462,10 +392,7 @@ impl WinogradWeights {
     /// # Panics
     /// When a length differs.
     pub fn pack(&mut self, weight: &[f32], scale: Option<&[f32]>) {
-        assert!(
-            scale.is_none_or(|scale| scale.len() == self.width),
-            "one scale a channel"
-        );
+        assert!(scale.is_none_or(|scale| scale.len() == self.width), "one scale a channel");
         self.transform(weight, Reading::Forward { scale });
     }
 
@@ -478,23 +405,12 @@ impl WinogradWeights {
     }
 
     fn transform(&mut self, weight: &[f32], reading: Reading<'_>) {
-        assert_eq!(
-            weight.len(),
-            9 * self.depth * self.width,
-            "the weight has another size"
-        );
+        assert_eq!(weight.len(), 9 * self.depth * self.width, "the weight has another size");
         let kernel = self.kernel;
         // SAFETY: the weight holds 9 numbers a pair of channels, the scale one an output channel, and the values 36
         // matrices whose panels have `depth` rows of whole vectors.
         unsafe {
-            run(
-                kernel,
-                Transform {
-                    weights: self,
-                    weight,
-                    reading,
-                },
-            )
+            run(kernel, Transform { weights: self, weight, reading });
         }
     }
 }
@@ -510,11 +426,7 @@ impl Task for Transform<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (depth, width, matrix_len) = (
-            self.weights.depth,
-            self.weights.width,
-            self.weights.matrix_len,
-        );
+        let (depth, width, matrix_len) = (self.weights.depth, self.weights.width, self.weights.matrix_len);
         for panel in 0..self.weights.panels.len() {
             let panel = self.weights.panels[panel];
             for row in 0..depth {
@@ -528,11 +440,8 @@ impl Task for Transform<'_> {
                         let to = self.weights.values.as_mut_ptr().add(to);
                         let mut half = [[S::zero(); 3]; PATCH];
                         for column in 0..3 {
-                            let line = transform_kernel::<S>([
-                                taps[column],
-                                taps[3 + column],
-                                taps[6 + column],
-                            ]);
+                            let line =
+                                transform_kernel::<S>([taps[column], taps[3 + column], taps[6 + column]]);
                             for row in 0..PATCH {
                                 half[row][column] = line[row];
                             }
@@ -561,10 +470,7 @@ impl Transform<'_> {
             match self.reading {
                 Reading::Forward { scale } => {
                     for tap in 0..9 {
-                        let from = self
-                            .weight
-                            .as_ptr()
-                            .add((tap * depth + row) * width + column);
+                        let from = self.weight.as_ptr().add((tap * depth + row) * width + column);
                         taps[tap] = S::load_up_to(from, lanes);
                         if let Some(scale) = scale {
                             let scale = S::load_up_to(scale.as_ptr().add(column), lanes);
@@ -575,10 +481,7 @@ impl Transform<'_> {
                 Reading::Gradient => {
                     for tap in 0..9 {
                         let mut line = [0.0; 16];
-                        let from = self
-                            .weight
-                            .as_ptr()
-                            .add(((8 - tap) * width + column) * depth + row);
+                        let from = self.weight.as_ptr().add(((8 - tap) * width + column) * depth + row);
                         for lane in 0..lanes {
                             line[lane] = *from.add(lane * depth);
                         }

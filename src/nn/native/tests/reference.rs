@@ -40,10 +40,7 @@ pub(super) fn run(
     feature_weights: &[f32],
     given: Option<&[Vec<bool>]>,
 ) -> ReferencePass {
-    assert!(
-        architecture.max_pool.is_none(),
-        "the reference has no pooling stem"
-    );
+    assert!(architecture.max_pool.is_none(), "the reference has no pooling stem");
     let size = architecture.image.size as usize;
     let image_len = size * size * architecture.image.channels as usize;
     let mut walk = Walk {
@@ -62,19 +59,9 @@ pub(super) fn run(
         let first = walk.unit(&block.conv1, x.clone());
         let inner = walk.relu(walk.normed(&first));
         let second = walk.unit(&block.conv2, inner);
-        let shortcut = block
-            .downsample
-            .as_ref()
-            .map(|unit| walk.unit(unit, x.clone()));
-        let added = shortcut
-            .as_ref()
-            .map_or(x, |shortcut| walk.normed(shortcut));
-        let sum = walk
-            .normed(&second)
-            .iter()
-            .zip(added)
-            .map(|(a, b)| a + b)
-            .collect();
+        let shortcut = block.downsample.as_ref().map(|unit| walk.unit(unit, x.clone()));
+        let added = shortcut.as_ref().map_or(x, |shortcut| walk.normed(shortcut));
+        let sum = walk.normed(&second).iter().zip(added).map(|(a, b)| a + b).collect();
         x = walk.relu(sum);
         records.push((first, second, shortcut));
     }
@@ -102,12 +89,7 @@ pub(super) fn run(
     }
     walk.close(&mut dx, 0);
     walk.unit_gradient(&stem, &dx);
-    ReferencePass {
-        features,
-        gradient: walk.gradient,
-        masks: walk.masks,
-        inputs: walk.inputs,
-    }
+    ReferencePass { features, gradient: walk.gradient, masks: walk.masks, inputs: walk.inputs }
 }
 
 impl Walk<'_> {
@@ -125,55 +107,30 @@ impl Walk<'_> {
         let mut inverse = vec![0.0; channels];
         for (channel, inverse) in inverse.iter_mut().enumerate() {
             let of = |convolved: &[f64]| {
-                convolved
-                    .iter()
-                    .skip(channel)
-                    .step_by(channels)
-                    .copied()
-                    .collect::<Vec<_>>()
+                convolved.iter().skip(channel).step_by(channels).copied().collect::<Vec<_>>()
             };
             let values = of(&convolved);
             let mean = values.iter().sum::<f64>() / count;
-            let variance = values
-                .iter()
-                .map(|value| (value - mean).powi(2))
-                .sum::<f64>()
-                / count;
+            let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
             *inverse = 1.0 / (variance + f64::from(NORM_EPSILON)).sqrt();
             for value in convolved.iter_mut().skip(channel).step_by(channels) {
                 *value = (*value - mean) * *inverse;
             }
         }
-        UnitRecord {
-            unit,
-            input,
-            normalized: convolved,
-            inverse,
-        }
+        UnitRecord { unit, input, normalized: convolved, inverse }
     }
 
     fn normed(&self, record: &UnitRecord<'_>) -> Vec<f64> {
-        let (gamma, beta) = (
-            &self.values[record.unit.gamma.clone()],
-            &self.values[record.unit.beta.clone()],
-        );
+        let (gamma, beta) = (&self.values[record.unit.gamma.clone()], &self.values[record.unit.beta.clone()]);
         let channels = gamma.len();
         let values = record.normalized.iter().enumerate();
-        values
-            .map(|(at, value)| gamma[at % channels] * value + beta[at % channels])
-            .collect()
+        values.map(|(at, value)| gamma[at % channels] * value + beta[at % channels]).collect()
     }
 
     fn relu(&mut self, x: Vec<f64>) -> Vec<f64> {
         let own: Vec<bool> = x.iter().map(|value| *value > 0.0).collect();
-        let mask = self
-            .given
-            .map_or(own, |given| given[self.masks.len()].clone());
-        let y = x
-            .iter()
-            .zip(&mask)
-            .map(|(value, open)| if *open { *value } else { 0.0 })
-            .collect();
+        let mask = self.given.map_or(own, |given| given[self.masks.len()].clone());
+        let y = x.iter().zip(&mask).map(|(value, open)| if *open { *value } else { 0.0 }).collect();
         self.masks.push(mask);
         self.inputs.push(x);
         y
@@ -209,10 +166,8 @@ impl Walk<'_> {
         self.visit(unit, |output, source, weight| {
             let weights = &self.values[unit.weight.start + weight..][..channels];
             let (value, gradients) = (record.input[source], &dc[output..output + channels]);
-            for ((gradient, weight), dw) in gradients
-                .iter()
-                .zip(weights)
-                .zip(&mut dw[weight..weight + channels])
+            for ((gradient, weight), dw) in
+                gradients.iter().zip(weights).zip(&mut dw[weight..weight + channels])
             {
                 dx[source] += gradient * weight;
                 *dw += gradient * value;
@@ -226,22 +181,18 @@ impl Walk<'_> {
     fn visit(&self, unit: &ConvUnit, mut visit: impl FnMut(usize, usize, usize)) {
         let conv = &unit.conv;
         let inside = |out: usize, tap: usize| {
-            (out * conv.stride + tap)
-                .checked_sub(conv.padding)
-                .filter(|pixel| *pixel < conv.in_size)
+            (out * conv.stride + tap).checked_sub(conv.padding).filter(|pixel| *pixel < conv.in_size)
         };
         for image in 0..self.image_count {
             for pixel in 0..conv.out_size.pow(2) {
                 let (y, x) = (pixel / conv.out_size, pixel % conv.out_size);
                 let output = (image * conv.out_size.pow(2) + pixel) * conv.out_channels;
                 for tap in 0..conv.kernel.pow(2) {
-                    let (Some(iy), Some(ix)) =
-                        (inside(y, tap / conv.kernel), inside(x, tap % conv.kernel))
+                    let (Some(iy), Some(ix)) = (inside(y, tap / conv.kernel), inside(x, tap % conv.kernel))
                     else {
                         continue;
                     };
-                    let source =
-                        ((image * conv.in_size + iy) * conv.in_size + ix) * conv.in_channels;
+                    let source = ((image * conv.in_size + iy) * conv.in_size + ix) * conv.in_channels;
                     for channel in 0..conv.in_channels {
                         let weight = (tap * conv.in_channels + channel) * conv.out_channels;
                         visit(output, source + channel, weight);

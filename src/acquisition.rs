@@ -81,9 +81,7 @@ pub enum AcquisitionError {
         expected: usize,
     },
     /// A value that is no number.
-    #[error(
-        "{column} of item {hash} is not a finite number: the model that scored it has diverged"
-    )]
+    #[error("{column} of item {hash} is not a finite number: the model that scored it has diverged")]
     NotFinite {
         /// The column.
         column: &'static str,
@@ -104,11 +102,7 @@ pub fn select(
 ) -> Result<Vec<Pick>, AcquisitionError> {
     candidates.check()?;
     let ranked = match *strategy {
-        Strategy::DeepActive {
-            lambda,
-            normalization,
-            ..
-        } => {
+        Strategy::DeepActive { lambda, normalization, .. } => {
             let scores = deep_active::score(candidates, lambda, normalization)?;
             order::largest(&scores, candidates.hashes, count, seed, round)
         }
@@ -123,10 +117,7 @@ pub fn select(
         Strategy::Random {} => random::draw(candidates.hashes, count, seed, round),
         Strategy::Typical {} => typical::pick(candidates, count, seed, round)?,
     };
-    Ok(ranked
-        .into_iter()
-        .map(|ranked| candidates.pick(ranked))
-        .collect())
+    Ok(ranked.into_iter().map(|ranked| candidates.pick(ranked)).collect())
 }
 
 /// A candidate's row and the score that put it there.
@@ -144,19 +135,12 @@ impl Candidates<'_> {
             check_length("predicted class", predicted.len(), self.hashes.len())?;
         }
         check_embeddings("embedding", self.embeddings, self.hashes)?;
-        check_embeddings(
-            "labelled embedding",
-            self.labeled_embeddings,
-            self.labeled_hashes,
-        )
+        check_embeddings("labelled embedding", self.labeled_embeddings, self.labeled_hashes)
     }
 
     fn pick(&self, ranked: Ranked) -> Pick {
         let value = |column: Option<&[f32]>| {
-            column
-                .and_then(|values| values.get(ranked.index))
-                .copied()
-                .map(f64::from)
+            column.and_then(|values| values.get(ranked.index)).copied().map(f64::from)
         };
         Pick {
             index: ranked.index,
@@ -167,20 +151,8 @@ impl Candidates<'_> {
     }
 }
 
-fn check_length(
-    column: &'static str,
-    found: usize,
-    expected: usize,
-) -> Result<(), AcquisitionError> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(AcquisitionError::Length {
-            column,
-            found,
-            expected,
-        })
-    }
+fn check_length(column: &'static str, found: usize, expected: usize) -> Result<(), AcquisitionError> {
+    if found == expected { Ok(()) } else { Err(AcquisitionError::Length { column, found, expected }) }
 }
 
 fn check_column(
@@ -190,11 +162,7 @@ fn check_column(
 ) -> Result<(), AcquisitionError> {
     let Some(values) = values else { return Ok(()) };
     check_length(column, values.len(), hashes.len())?;
-    match values
-        .iter()
-        .zip(hashes)
-        .find(|(value, _)| !value.is_finite())
-    {
+    match values.iter().zip(hashes).find(|(value, _)| !value.is_finite()) {
         Some((_, &hash)) => Err(AcquisitionError::NotFinite { column, hash }),
         None => Ok(()),
     }
@@ -205,19 +173,12 @@ fn check_embeddings(
     embeddings: Option<Embeddings<'_>>,
     hashes: &[ContentHash],
 ) -> Result<(), AcquisitionError> {
-    let Some(Embeddings {
-        values,
-        dimension_count,
-    }) = embeddings
-    else {
+    let Some(Embeddings { values, dimension_count }) = embeddings else {
         return Ok(());
     };
     check_length(column, values.len(), hashes.len() * dimension_count.max(1))?;
     match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => Err(AcquisitionError::NotFinite {
-            column,
-            hash: hashes[at / dimension_count.max(1)],
-        }),
+        Some(at) => Err(AcquisitionError::NotFinite { column, hash: hashes[at / dimension_count.max(1)] }),
         None => Ok(()),
     }
 }
@@ -247,9 +208,7 @@ mod tests {
             deep(-0.5, Normalization::ClassRank),
             deep(2.0, Normalization::MinMax),
             deep(0.0, Normalization::Raw),
-            Strategy::Uncertainty {
-                measure: UncertaintyMeasure::Entropy,
-            },
+            Strategy::Uncertainty { measure: UncertaintyMeasure::Entropy },
             Strategy::Pretext {},
             Strategy::Random {},
             Strategy::Typical {},
@@ -257,26 +216,15 @@ mod tests {
     }
 
     /// Columns of `items` in their order; values repeat, so that ties matter.
-    fn picked(
-        strategy: &Strategy,
-        items: &[u32],
-        count: usize,
-        seed: u64,
-        round: u32,
-    ) -> Vec<ContentHash> {
+    fn picked(strategy: &Strategy, items: &[u32], count: usize, seed: u64, round: u32) -> Vec<ContentHash> {
         let hashes: Vec<_> = items.iter().map(|&item| hash(item)).collect();
         let uncertainty: Vec<_> = items.iter().map(|item| (item % 5) as f32 / 5.0).collect();
         let pretext_loss: Vec<_> = items.iter().map(|item| (item % 7) as f32).collect();
-        let predicted: Vec<_> = items
-            .iter()
-            .map(|item| ClassIndex((item % 3) as u16))
-            .collect();
+        let predicted: Vec<_> = items.iter().map(|item| ClassIndex((item % 3) as u16)).collect();
         let values: Vec<_> = items
             .iter()
             .flat_map(|&item| {
-                let number = StreamKey::new(1, "test")
-                    .with_number(u64::from(item))
-                    .number();
+                let number = StreamKey::new(1, "test").with_number(u64::from(item)).number();
                 [(item % 4) as f32 * 3.0, (number % 1000) as f32 / 500.0, 1.0]
             })
             .collect();
@@ -287,15 +235,9 @@ mod tests {
             uncertainty: Some(&uncertainty),
             pretext_loss: Some(&pretext_loss),
             predicted: Some(&predicted),
-            embeddings: Some(Embeddings {
-                values: &values,
-                dimension_count: 3,
-            }),
+            embeddings: Some(Embeddings { values: &values, dimension_count: 3 }),
             labeled_hashes: &labeled,
-            labeled_embeddings: Some(Embeddings {
-                values: &labeled_values,
-                dimension_count: 3,
-            }),
+            labeled_embeddings: Some(Embeddings { values: &labeled_values, dimension_count: 3 }),
         };
         let picks = select(strategy, &candidates, count, seed, round).unwrap();
         picks.iter().map(|pick| hashes[pick.index]).collect()
@@ -349,84 +291,35 @@ mod tests {
             pretext_loss: Some(&[2.0, 1.0]),
             ..Candidates::default()
         };
-        let strategy = Strategy::Uncertainty {
-            measure: UncertaintyMeasure::Entropy,
-        };
+        let strategy = Strategy::Uncertainty { measure: UncertaintyMeasure::Entropy };
         let picks = select(&strategy, &candidates, 1, 7, 1).unwrap();
-        let expected = Pick {
-            index: 1,
-            score: Some(0.5),
-            uncertainty: Some(0.5),
-            pretext_loss: Some(1.0),
-        };
+        let expected = Pick { index: 1, score: Some(0.5), uncertainty: Some(0.5), pretext_loss: Some(1.0) };
         assert_eq!(picks, [expected]);
     }
 
     #[test]
     fn missing_short_and_diverged_columns_are_errors() {
         let hashes = [hash(1), hash(2)];
-        let bare = Candidates {
-            hashes: &hashes,
-            ..Candidates::default()
-        };
+        let bare = Candidates { hashes: &hashes, ..Candidates::default() };
         for strategy in every_strategy() {
             let outcome = select(&strategy, &bare, 1, 7, 1);
             let needs_nothing = matches!(strategy, Strategy::Random {});
             assert_eq!(outcome.is_ok(), needs_nothing, "{strategy:?}: {outcome:?}");
         }
-        let error = select(&Strategy::Pretext {}, &bare, 1, 7, 1)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "strategy 'pretext' needs the candidates' pretext losses, which were not computed"
-        );
-        let short = Candidates {
-            uncertainty: Some(&[0.5]),
-            ..bare
-        };
+        let error = select(&Strategy::Pretext {}, &bare, 1, 7, 1).unwrap_err().to_string();
+        assert_eq!(error, "strategy 'pretext' needs the candidates' pretext losses, which were not computed");
+        let short = Candidates { uncertainty: Some(&[0.5]), ..bare };
         let error = select(&Strategy::Random {}, &short, 1, 7, 1).unwrap_err();
-        assert!(matches!(
-            error,
-            AcquisitionError::Length {
-                found: 1,
-                expected: 2,
-                ..
-            }
-        ));
+        assert!(matches!(error, AcquisitionError::Length { found: 1, expected: 2, .. }));
         for wrong in [f32::NAN, f32::INFINITY] {
-            let diverged = Candidates {
-                pretext_loss: Some(&[0.5, wrong]),
-                ..bare
-            };
+            let diverged = Candidates { pretext_loss: Some(&[0.5, wrong]), ..bare };
             let error = select(&Strategy::Pretext {}, &diverged, 1, 7, 1).unwrap_err();
-            assert_eq!(
-                error,
-                AcquisitionError::NotFinite {
-                    column: "pretext loss",
-                    hash: hash(2)
-                }
-            );
+            assert_eq!(error, AcquisitionError::NotFinite { column: "pretext loss", hash: hash(2) });
             let values = [0.0, 1.0, wrong, 0.0];
-            let embeddings = Some(Embeddings {
-                values: &values,
-                dimension_count: 2,
-            });
-            let error = select(
-                &Strategy::Typical {},
-                &Candidates { embeddings, ..bare },
-                1,
-                7,
-                1,
-            )
-            .unwrap_err();
-            assert_eq!(
-                error,
-                AcquisitionError::NotFinite {
-                    column: "embedding",
-                    hash: hash(2)
-                }
-            );
+            let embeddings = Some(Embeddings { values: &values, dimension_count: 2 });
+            let error =
+                select(&Strategy::Typical {}, &Candidates { embeddings, ..bare }, 1, 7, 1).unwrap_err();
+            assert_eq!(error, AcquisitionError::NotFinite { column: "embedding", hash: hash(2) });
         }
     }
 }

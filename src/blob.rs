@@ -20,8 +20,8 @@ mod keys;
 
 pub use error::BlobError;
 pub use keys::{
-    checkpoint_key, embedding_key, model_key, pack_key, pretext_key, project_prefix, score_key,
-    tensor_key, upload_key,
+    checkpoint_key, embedding_key, model_key, pack_key, pretext_key, project_prefix, score_key, tensor_key,
+    upload_key,
 };
 
 /// Bytes of a file that are read and sent at once; S3 wants at least 5 MiB.
@@ -42,10 +42,7 @@ enum Place {
     /// They are files already.
     Folder(Arc<LocalFileSystem>),
     /// They are copied below this folder.
-    #[cfg_attr(
-        not(any(feature = "s3", test)),
-        expect(dead_code, reason = "every store but S3 is a folder")
-    )]
+    #[cfg_attr(not(any(feature = "s3", test)), expect(dead_code, reason = "every store but S3 is a folder"))]
     Cached(Arc<FilePath>),
 }
 
@@ -70,48 +67,29 @@ impl Blob {
         let opened = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&folder)?;
             Ok::<_, std::io::Error>(
-                LocalFileSystem::new_with_prefix(&folder)
-                    .map_err(std::io::Error::from)?
-                    .with_fsync(true),
+                LocalFileSystem::new_with_prefix(&folder).map_err(std::io::Error::from)?.with_fsync(true),
             )
         });
         let objects = match opened.await {
             Ok(opened) => opened.map_err(|error| BlobError::from_io("open", &shown, error))?,
             Err(error) => {
-                return Err(BlobError::from_io(
-                    "open",
-                    &shown,
-                    std::io::Error::other(error),
-                ));
+                return Err(BlobError::from_io("open", &shown, std::io::Error::other(error)));
             }
         };
         let objects = Arc::new(objects);
-        Ok(Self {
-            objects: objects.clone(),
-            prefix: Path::default(),
-            place: Place::Folder(objects),
-        })
+        Ok(Self { objects: objects.clone(), prefix: Path::default(), place: Place::Folder(objects) })
     }
 
     /// Writes an object; it is durable on return, and whole or absent at any instant.
     pub async fn put(&self, key: &str, bytes: Vec<u8>) -> Result<(), BlobError> {
-        let stored = self
-            .objects
-            .put(&self.path(key), PutPayload::from(bytes))
-            .await;
-        stored
-            .map(drop)
-            .map_err(|error| BlobError::from_store("write", key, error))
+        let stored = self.objects.put(&self.path(key), PutPayload::from(bytes)).await;
+        stored.map(drop).map_err(|error| BlobError::from_store("write", key, error))
     }
 
     /// Writes an object from a file, which stays; memory is bounded whatever its size. Durable and atomic as `put`.
     pub async fn put_file(&self, key: &str, file: &FilePath) -> Result<(), BlobError> {
         let failed = |error| BlobError::from_store("write", key, error);
-        let mut upload = self
-            .objects
-            .put_multipart(&self.path(key))
-            .await
-            .map_err(failed)?;
+        let mut upload = self.objects.put_multipart(&self.path(key)).await.map_err(failed)?;
         let sent = send_parts(upload.as_mut(), key, file).await;
         match sent {
             Ok(()) => upload.complete().await.map(drop).map_err(failed),
@@ -133,9 +111,7 @@ impl Blob {
     /// Reads the bytes of an object in `range`.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, BlobError> {
         let read = self.objects.get_range(&self.path(key), range).await;
-        Ok(read
-            .map_err(|error| BlobError::from_store("read", key, error))?
-            .into())
+        Ok(read.map_err(|error| BlobError::from_store("read", key, error))?.into())
     }
 
     /// Whether an object is there.
@@ -176,9 +152,7 @@ impl Blob {
         match &self.place {
             Place::Folder(folder) => {
                 if !self.exists(key).await? {
-                    return Err(BlobError::Missing {
-                        key: key.to_owned(),
-                    });
+                    return Err(BlobError::Missing { key: key.to_owned() });
                 }
                 folder
                     .path_to_filesystem(&self.path(key))
@@ -212,10 +186,8 @@ impl Blob {
             tokio::fs::create_dir_all(folder).await.map_err(failed)?;
             let mut copy = tokio::fs::File::create_new(&draft).await.map_err(failed)?;
             let mut parts = object.into_stream();
-            while let Some(part) = parts
-                .try_next()
-                .await
-                .map_err(|error| BlobError::from_store("read", key, error))?
+            while let Some(part) =
+                parts.try_next().await.map_err(|error| BlobError::from_store("read", key, error))?
             {
                 copy.write_all(&part).await.map_err(failed)?;
             }
@@ -235,20 +207,12 @@ impl Blob {
     }
 }
 
-async fn send_parts(
-    upload: &mut dyn MultipartUpload,
-    key: &str,
-    file: &FilePath,
-) -> Result<(), BlobError> {
+async fn send_parts(upload: &mut dyn MultipartUpload, key: &str, file: &FilePath) -> Result<(), BlobError> {
     let unreadable = |error| BlobError::from_io("read the file for", key, error);
     let mut source = tokio::fs::File::open(file).await.map_err(unreadable)?;
     loop {
         let mut part = Vec::with_capacity(PART_BYTES);
-        (&mut source)
-            .take(PART_BYTES as u64)
-            .read_to_end(&mut part)
-            .await
-            .map_err(unreadable)?;
+        (&mut source).take(PART_BYTES as u64).read_to_end(&mut part).await.map_err(unreadable)?;
         let is_last = part.len() < PART_BYTES;
         upload
             .put_part(PutPayload::from(part))
@@ -262,32 +226,20 @@ async fn send_parts(
 
 #[cfg(feature = "s3")]
 fn open_s3(url: &str, cache: &FilePath) -> Result<Blob, BlobError> {
-    let wrong = |reason: String| BlobError::Address {
-        url: url.to_owned(),
-        reason,
-    };
+    let wrong = |reason: String| BlobError::Address { url: url.to_owned(), reason };
     // The HTTP client brings no TLS of its own; fails only when another part of the process chose one before, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = object_store::aws::AmazonS3Builder::from_env().with_url(url);
     let objects = builder.build().map_err(|error| wrong(error.to_string()))?;
-    let within = url
-        .trim_start_matches("s3://")
-        .split_once('/')
-        .map_or("", |(_, prefix)| prefix);
-    Ok(Blob {
-        objects: Arc::new(objects),
-        prefix: Path::from(within),
-        place: Place::Cached(cache.into()),
-    })
+    let within = url.trim_start_matches("s3://").split_once('/').map_or("", |(_, prefix)| prefix);
+    Ok(Blob { objects: Arc::new(objects), prefix: Path::from(within), place: Place::Cached(cache.into()) })
 }
 
 #[cfg(not(feature = "s3"))]
 fn open_s3(url: &str, _cache: &FilePath) -> Result<Blob, BlobError> {
-    let reason = "this gleaner was built without S3; build it with `cargo build --features s3`, or use file:///folder";
-    Err(BlobError::Address {
-        url: url.to_owned(),
-        reason: reason.to_owned(),
-    })
+    let reason =
+        "this gleaner was built without S3; build it with `cargo build --features s3`, or use file:///folder";
+    Err(BlobError::Address { url: url.to_owned(), reason: reason.to_owned() })
 }
 
 #[cfg(test)]
@@ -316,26 +268,15 @@ mod tests {
     async fn check_objects(blob: &Blob) {
         blob.put("projects/p/one", b"hello".to_vec()).await.unwrap();
         assert_eq!(blob.get("projects/p/one").await.unwrap(), b"hello");
-        assert_eq!(
-            blob.get_range("projects/p/one", 1..4).await.unwrap(),
-            b"ell"
-        );
+        assert_eq!(blob.get_range("projects/p/one", 1..4).await.unwrap(), b"ell");
         assert!(blob.exists("projects/p/one").await.unwrap());
         assert!(!blob.exists("projects/p/two").await.unwrap());
         let missing = blob.get("projects/p/two").await.unwrap_err();
-        assert!(
-            matches!(&missing, BlobError::Missing { key } if key == "projects/p/two"),
-            "{missing:?}"
-        );
-        assert!(matches!(
-            blob.local_path("projects/p/two").await,
-            Err(BlobError::Missing { .. })
-        ));
+        assert!(matches!(&missing, BlobError::Missing { key } if key == "projects/p/two"), "{missing:?}");
+        assert!(matches!(blob.local_path("projects/p/two").await, Err(BlobError::Missing { .. })));
 
         blob.put("projects/p/one", b"again".to_vec()).await.unwrap();
-        blob.put("projects/p/deep/two", b"2".to_vec())
-            .await
-            .unwrap();
+        blob.put("projects/p/deep/two", b"2".to_vec()).await.unwrap();
         blob.put("projects/pq/other", b"3".to_vec()).await.unwrap();
         assert_eq!(blob.get("projects/p/one").await.unwrap(), b"again");
         blob.delete("projects/p/one").await.unwrap();
@@ -356,15 +297,9 @@ mod tests {
     #[tokio::test]
     async fn a_file_of_many_parts_arrives_whole_and_can_be_mapped() {
         let (root, blob) = folder().await;
-        let content: Vec<u8> = (0..PART_BYTES * 2 + 5)
-            .map(|position| (position % 251) as u8)
-            .collect();
+        let content: Vec<u8> = (0..PART_BYTES * 2 + 5).map(|position| (position % 251) as u8).collect();
         let source = root.path().join("source");
-        for (length, key) in [
-            (content.len(), "long"),
-            (PART_BYTES, "one-part"),
-            (0, "empty"),
-        ] {
+        for (length, key) in [(content.len(), "long"), (PART_BYTES, "one-part"), (0, "empty")] {
             std::fs::write(&source, &content[..length]).unwrap();
             for blob in [&blob, &remote(&root.path().join("cache"))] {
                 blob.put_file(key, &source).await.unwrap();
@@ -378,9 +313,7 @@ mod tests {
     async fn a_reader_keeps_what_it_opened_when_an_object_is_written_again() {
         use std::io::Read;
         let (_root, blob) = folder().await;
-        blob.put("one", b"a long first content".to_vec())
-            .await
-            .unwrap();
+        blob.put("one", b"a long first content".to_vec()).await.unwrap();
         let mut opened = std::fs::File::open(blob.local_path("one").await.unwrap()).unwrap();
         blob.put("one", b"short".to_vec()).await.unwrap();
         let mut text = String::new();
@@ -397,20 +330,13 @@ mod tests {
         blob.delete("one").await.unwrap();
         assert_eq!(blob.local_path("one").await.unwrap(), path);
         assert_eq!(std::fs::read(&path).unwrap(), b"first");
-        assert_eq!(
-            std::fs::read_dir(root.path()).unwrap().count(),
-            1,
-            "no draft is left"
-        );
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "no draft is left");
     }
 
     #[tokio::test]
     async fn a_failed_upload_leaves_no_object() {
         let (root, blob) = folder().await;
-        let error = blob
-            .put_file("one", &root.path().join("nowhere"))
-            .await
-            .unwrap_err();
+        let error = blob.put_file("one", &root.path().join("nowhere")).await.unwrap_err();
         assert!(error.to_string().contains("'one'"), "{error}");
         assert!(!blob.exists("one").await.unwrap());
     }
@@ -424,18 +350,14 @@ mod tests {
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         let below_a_file = format!("file://{}/blobs", file.path().display());
-        let error = Blob::open(&below_a_file, FilePath::new("/cache"))
-            .await
-            .unwrap_err();
+        let error = Blob::open(&below_a_file, FilePath::new("/cache")).await.unwrap_err();
         assert!(matches!(error, BlobError::Failed { .. }), "{error:?}");
     }
 
     #[cfg(not(feature = "s3"))]
     #[tokio::test]
     async fn s3_without_its_feature_says_how_to_build_it() {
-        let error = Blob::open("s3://bucket/prefix", FilePath::new("/cache"))
-            .await
-            .unwrap_err();
+        let error = Blob::open("s3://bucket/prefix", FilePath::new("/cache")).await.unwrap_err();
         assert!(error.to_string().contains("--features s3"), "{error}");
     }
 }

@@ -93,21 +93,11 @@ pub struct Settings {
     pub home: Option<PathBuf>,
 
     /// Address and port to listen on
-    #[arg(
-        long,
-        env = "GLEANER_LISTEN",
-        default_value = "127.0.0.1:8080",
-        global = true
-    )]
+    #[arg(long, env = "GLEANER_LISTEN", default_value = "127.0.0.1:8080", global = true)]
     pub listen: SocketAddr,
 
     /// Fixes the first admin token; unset: one is made and kept in <home>/admin.token
-    #[arg(
-        long,
-        env = "GLEANER_ADMIN_TOKEN",
-        hide_env_values = true,
-        global = true
-    )]
+    #[arg(long, env = "GLEANER_ADMIN_TOKEN", hide_env_values = true, global = true)]
     pub admin_token: Option<Secret>,
 
     /// Object store of images and checkpoints, file:///path or s3://bucket/prefix [default: <home>/blobs]
@@ -115,12 +105,7 @@ pub struct Settings {
     pub blob_url: Option<String>,
 
     /// Folders that server-side imports may read, separated by ':'; empty: none
-    #[arg(
-        long,
-        env = "GLEANER_IMPORT_ROOTS",
-        value_delimiter = ':',
-        global = true
-    )]
+    #[arg(long, env = "GLEANER_IMPORT_ROOTS", value_delimiter = ':', global = true)]
     pub import_roots: Vec<String>,
 
     /// Where to learn: auto, cpu or cuda:N
@@ -151,9 +136,7 @@ pub enum ConfigError {
     #[error("no home folder: set GLEANER_HOME, or XDG_DATA_HOME or HOME to derive it from")]
     NoHome,
     /// A public URL that isn't one.
-    #[error(
-        "GLEANER_PUBLIC_URL is '{0}', which is no http(s) address such as https://gleaner.example.org"
-    )]
+    #[error("GLEANER_PUBLIC_URL is '{0}', which is no http(s) address such as https://gleaner.example.org")]
     PublicUrl(String),
 }
 
@@ -196,10 +179,8 @@ impl Settings {
             Some(url) => return Err(ConfigError::PublicUrl(url.clone())),
             None => format!("http://{}", self.listen),
         };
-        let blob_url = self
-            .blob_url
-            .clone()
-            .unwrap_or_else(|| format!("file://{}", home.join("blobs").display()));
+        let blob_url =
+            self.blob_url.clone().unwrap_or_else(|| format!("file://{}", home.join("blobs").display()));
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Config {
             database_url: self.database_url.clone(),
@@ -207,18 +188,9 @@ impl Settings {
             listen: self.listen,
             admin_token: self.admin_token.clone(),
             blob_url,
-            import_roots: self
-                .import_roots
-                .iter()
-                .filter(|root| !root.is_empty())
-                .cloned()
-                .collect(),
+            import_roots: self.import_roots.iter().filter(|root| !root.is_empty()).cloned().collect(),
             device: self.device,
-            threads: if self.threads == 0 {
-                cores
-            } else {
-                self.threads
-            },
+            threads: if self.threads == 0 { cores } else { self.threads },
             public_url,
             metrics_open: self.metrics_open,
         })
@@ -230,11 +202,7 @@ fn default_home() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/gleaner"));
     }
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     folder("XDG_DATA_HOME")
         .or_else(|| folder("HOME").map(|home| home.join(".local/share")))
         .map(|base| base.join("gleaner"))
@@ -252,12 +220,7 @@ mod tests {
     #[test]
     fn devices_parse_and_a_wrong_one_says_what_is_right() {
         assert_eq!("cuda:1".parse(), Ok(DeviceChoice::Cuda(1)));
-        assert!(
-            "gpu"
-                .parse::<DeviceChoice>()
-                .unwrap_err()
-                .contains("cuda:N")
-        );
+        assert!("gpu".parse::<DeviceChoice>().unwrap_err().contains("cuda:N"));
     }
 
     #[test]

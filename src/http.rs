@@ -93,14 +93,9 @@ impl AppState {
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers requests on `listener` until `stop` is cancelled; then lets those under way end, and event streams end at once.
-pub async fn serve(
-    listener: TcpListener,
-    state: AppState,
-    stop: CancellationToken,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, state: AppState, stop: CancellationToken) -> io::Result<()> {
     let service = router(state).layer(Extension(Stopping(stop.clone())));
-    let server =
-        axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let too_long = async {
         stop.cancelled().await;
         tokio::time::sleep(STOP_PATIENCE).await;
@@ -125,14 +120,8 @@ impl Stopping {
 /// The whole service as one router.
 pub fn router(state: AppState) -> Router {
     let upload_limit = DefaultBodyLimit::max(state.upload_max_bytes);
-    let quick = api()
-        .split_for_parts()
-        .0
-        .layer(DefaultBodyLimit::max(JSON_MAX_BYTES));
-    let predictions = predictions()
-        .split_for_parts()
-        .0
-        .layer(DefaultBodyLimit::max(PREDICTION_MAX_BYTES));
+    let quick = api().split_for_parts().0.layer(DefaultBodyLimit::max(JSON_MAX_BYTES));
+    let predictions = predictions().split_for_parts().0.layer(DefaultBodyLimit::max(PREDICTION_MAX_BYTES));
     let uploads = uploads().split_for_parts().0.layer(upload_limit);
     let open = Router::new()
         .route("/openapi.json", get(openapi::document))
@@ -152,16 +141,12 @@ pub fn router(state: AppState) -> Router {
 /// Routes that answer at once (streams begin at once).
 fn api() -> OpenApiRouter<AppState> {
     use v1::{
-        control, curve, events, exports, imports, items, labels, leases, me, models, projects,
-        rounds, tasks, tokens,
+        control, curve, events, exports, imports, items, labels, leases, me, models, projects, rounds, tasks,
+        tokens,
     };
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(projects::create_project, projects::list_projects))
-        .routes(routes!(
-            projects::get_project,
-            projects::change_project,
-            projects::delete_project
-        ))
+        .routes(routes!(projects::get_project, projects::change_project, projects::delete_project))
         .routes(routes!(control::start_project))
         .routes(routes!(control::pause_project))
         .routes(routes!(control::resume_project))

@@ -27,9 +27,7 @@ use crate::domain::item::Split;
 use crate::vision::SegmentError;
 
 pub use roots::resolve_allowed;
-pub use run::{
-    Committed, Options, PreparedRow, PreparedSegment, Report, SegmentFiles, Sink, SinkError, run,
-};
+pub use run::{Committed, Options, PreparedRow, PreparedSegment, Report, SegmentFiles, Sink, SinkError, run};
 
 /// Bytes that one entry may have; the largest image that is taken (50 megapixels) is smaller in every sensible encoding.
 const ENTRY_BYTES_MAX: u64 = 128 << 20;
@@ -77,12 +75,7 @@ pub struct Entry {
 impl Entry {
     /// An entry whose name can't stand in a project.
     fn unfit(name: layout::UnfitName) -> Self {
-        Self {
-            name: name.shown,
-            split: None,
-            class: None,
-            payload: Err(name.reason),
-        }
+        Self { name: name.shown, split: None, class: None, payload: Err(name.reason) }
     }
 }
 
@@ -166,17 +159,11 @@ pub enum ImportError {
 
 impl ImportError {
     fn unreadable(path: &Path, source: io::Error) -> Self {
-        Self::Unreadable {
-            path: path.to_owned(),
-            source,
-        }
+        Self::Unreadable { path: path.to_owned(), source }
     }
 
     fn malformed(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Malformed {
-            path: path.to_owned(),
-            reason: reason.into(),
-        }
+        Self::Malformed { path: path.to_owned(), reason: reason.into() }
     }
 }
 
@@ -209,8 +196,6 @@ pub fn open(path: &Path, format: ImportFormat) -> Result<Box<dyn Source>, Import
         ImportFormat::Tar => Ok(Box::new(tar::TarSource::open(path)?)),
         ImportFormat::Idx => Ok(Box::new(idx::IdxSource::open(path)?)),
         ImportFormat::Cifar => Ok(Box::new(cifar::CifarSource::open(path)?)),
-        ImportFormat::Auto => Err(ImportError::Unrecognised {
-            path: path.to_owned(),
-        }),
+        ImportFormat::Auto => Err(ImportError::Unrecognised { path: path.to_owned() }),
     }
 }

@@ -13,7 +13,10 @@ pub mod initialize;
 pub mod loss;
 pub mod native;
 #[expect(unsafe_code, reason = "vector kernels; each block says why it is sound")]
-#[expect(clippy::needless_range_loop, reason = "loops over registers are unrolled by index, several arrays at once")]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "loops over registers are unrolled by index, several arrays at once"
+)]
 pub mod ops;
 pub mod optimizer;
 pub mod parameters;

@@ -76,20 +76,13 @@ impl ApiClient {
             .user_agent(concat!("gleaner/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(OutboundError::Setup)?;
-        Ok(Self {
-            client,
-            base_url: base_url.trim_end_matches('/').to_owned(),
-            token: token.to_owned(),
-        })
+        Ok(Self { client, base_url: base_url.trim_end_matches('/').to_owned(), token: token.to_owned() })
     }
 
     /// The same service with another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
-        Self {
-            token: token.to_owned(),
-            ..self.clone()
-        }
+        Self { token: token.to_owned(), ..self.clone() }
     }
 
     /// GET of a path below `/api/v1`.
@@ -108,9 +101,7 @@ impl ApiClient {
 
     /// DELETE of a path below `/api/v1`; what is answered doesn't matter.
     pub async fn delete(&self, path: &str) -> Result<(), OutboundError> {
-        self.call::<Value, Value>(Method::DELETE, path, None)
-            .await
-            .map(drop)
+        self.call::<Value, Value>(Method::DELETE, path, None).await.map(drop)
     }
 
     /// Sends a request until it is answered for good, or patience runs out.
@@ -124,10 +115,7 @@ impl ApiClient {
         let key = Uuid::now_v7().to_string();
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let mut request = self
-                .client
-                .request(method.clone(), &url)
-                .bearer_auth(&self.token);
+            let mut request = self.client.request(method.clone(), &url).bearer_auth(&self.token);
             if method == Method::POST {
                 request = request.header("idempotency-key", &key);
             }
@@ -136,8 +124,7 @@ impl ApiClient {
             }
             let failure = match attempt(request, &url).await {
                 Ok(bytes) => {
-                    return parse(&bytes)
-                        .map_err(|source| OutboundError::Unexpected { url, source });
+                    return parse(&bytes).map_err(|source| OutboundError::Unexpected { url, source });
                 }
                 Err(failure) => failure,
             };
@@ -160,41 +147,26 @@ struct Failure {
 
 async fn attempt(request: reqwest::RequestBuilder, url: &str) -> Result<Vec<u8>, Failure> {
     let unreachable = |source| Failure {
-        error: OutboundError::Unreachable {
-            url: url.to_owned(),
-            source,
-        },
+        error: OutboundError::Unreachable { url: url.to_owned(), source },
         pause: Some(REPEAT_PAUSE),
     };
     let response = request.send().await.map_err(unreachable)?;
     let status = response.status();
-    let named = response
-        .headers()
-        .get("retry-after")
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let named = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
     let bytes = response.bytes().await.map_err(unreachable)?;
     if status.is_success() {
         return Ok(bytes.to_vec());
     }
     let passing = matches!(
         status,
-        StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::REQUEST_TIMEOUT
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT
     );
     let detail = serde_json::from_slice::<Value>(&bytes)
         .ok()
         .and_then(|problem| problem["detail"].as_str().map(str::to_owned))
         .unwrap_or_else(|| "no reason given".to_owned());
     let pause = passing.then(|| named.map_or(REPEAT_PAUSE, Duration::from_secs));
-    Err(Failure {
-        error: OutboundError::Refused {
-            url: url.to_owned(),
-            status,
-            detail,
-        },
-        pause,
-    })
+    Err(Failure { error: OutboundError::Refused { url: url.to_owned(), status, detail }, pause })
 }
 
 /// An empty answer (204) counts as null.

@@ -64,10 +64,9 @@ impl Store {
     /// Connects with options that are already known, such as those of the private cluster.
     pub async fn connect_with(options: PgConnectOptions) -> Result<Self, StoreError> {
         // A transaction whose client hangs would hold its row locks for ever; compiling plans costs more than our short queries do.
-        let options = options.application_name("gleaner").options([
-            ("idle_in_transaction_session_timeout", "60s"),
-            ("jit", "off"),
-        ]);
+        let options = options
+            .application_name("gleaner")
+            .options([("idle_in_transaction_session_timeout", "60s"), ("jit", "off")]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTION_COUNT_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -138,16 +137,16 @@ mod tests {
         let database = TestDatabase::create().await;
         let store = database.store();
         let mut transaction = store.begin().await.unwrap();
-        sqlx::query("insert into project (id, name, state, settings) values (gen_random_uuid(), 'p', 'empty', '{}')")
-            .execute(&mut *transaction)
-            .await
-            .unwrap();
+        sqlx::query(
+            "insert into project (id, name, state, settings) values (gen_random_uuid(), 'p', 'empty', '{}')",
+        )
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
         drop(transaction);
         let mut connection = store.acquire().await.unwrap();
-        let count: i64 = sqlx::query_scalar("select count(*) from project")
-            .fetch_one(&mut *connection)
-            .await
-            .unwrap();
+        let count: i64 =
+            sqlx::query_scalar("select count(*) from project").fetch_one(&mut *connection).await.unwrap();
         assert_eq!(count, 0);
     }
 

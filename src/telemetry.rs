@@ -37,19 +37,11 @@ pub fn start_logging(filter: &str, json: bool) {
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    let started = if json {
-        builder.json().try_init()
-    } else {
-        builder.try_init()
-    };
+    let started = if json { builder.json().try_init() } else { builder.try_init() };
     if started.is_ok()
         && let Some(complaint) = complaint
     {
-        tracing::warn!(
-            log.filter = filter,
-            error = complaint,
-            "log filter not understood, using info"
-        );
+        tracing::warn!(log.filter = filter, error = complaint, "log filter not understood, using info");
     }
 }
 
@@ -57,15 +49,10 @@ pub fn start_logging(filter: &str, json: bool) {
 ///
 /// Errors when a recorder is already installed.
 pub fn start_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
-    let seconds = [
-        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-    ];
+    let seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
     let job_seconds = [0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
     PrometheusBuilder::new()
-        .set_buckets_for_metric(
-            Matcher::Full(metric::HTTP_REQUEST_SECONDS.to_owned()),
-            &seconds,
-        )?
+        .set_buckets_for_metric(Matcher::Full(metric::HTTP_REQUEST_SECONDS.to_owned()), &seconds)?
         .set_buckets_for_metric(Matcher::Full(metric::JOB_SECONDS.to_owned()), &job_seconds)?
         .install_recorder()
 }

@@ -47,13 +47,8 @@ const LEASE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Kinds of the learning lane.
-const LEARNING: [JobKind; 5] = [
-    JobKind::Pretrain,
-    JobKind::Embed,
-    JobKind::Train,
-    JobKind::Score,
-    JobKind::Select,
-];
+const LEARNING: [JobKind; 5] =
+    [JobKind::Pretrain, JobKind::Embed, JobKind::Train, JobKind::Score, JobKind::Select];
 
 /// Why a job's body ended without a result.
 #[derive(Debug, thiserror::Error)]
@@ -133,25 +128,13 @@ impl Worker {
         job_wake: JobWake,
         home: &Path,
     ) -> Self {
-        Self {
-            workshop: Workshop::new(store, blob, Some(engine), events, wake, home),
-            job_wake,
-        }
+        Self { workshop: Workshop::new(store, blob, Some(engine), events, wake, home), job_wake }
     }
 
     /// A worker that only imports, for a command that needs no engine.
     #[must_use]
-    pub fn for_imports(
-        store: Store,
-        blob: Blob,
-        events: Events,
-        wake: SupervisorWake,
-        home: &Path,
-    ) -> Self {
-        Self {
-            workshop: Workshop::new(store, blob, None, events, wake, home),
-            job_wake: JobWake::new(),
-        }
+    pub fn for_imports(store: Store, blob: Blob, events: Events, wake: SupervisorWake, home: &Path) -> Self {
+        Self { workshop: Workshop::new(store, blob, None, events, wake, home), job_wake: JobWake::new() }
     }
 
     /// Runs both lanes; ends once `stop` is cancelled and the jobs at hand have been given back.
@@ -160,10 +143,7 @@ impl Worker {
         let learning = async {
             if let Some(engine) = &self.workshop.engine {
                 let publishing = stop.run_until_cancelled(publishing::run(&self.workshop, engine));
-                tokio::join!(
-                    lane(&self.workshop, &LEARNING, &self.job_wake, &stop),
-                    publishing
-                );
+                tokio::join!(lane(&self.workshop, &LEARNING, &self.job_wake, &stop), publishing);
             }
         };
         tokio::join!(importing, learning);
@@ -171,12 +151,7 @@ impl Worker {
 }
 
 /// One job after the other.
-async fn lane(
-    workshop: &Workshop,
-    kinds: &[JobKind],
-    job_wake: &JobWake,
-    stop: &CancellationToken,
-) {
+async fn lane(workshop: &Workshop, kinds: &[JobKind], job_wake: &JobWake, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         match workshop.claim(kinds).await {
             Ok(Some(row)) => workshop.perform(row, stop).await,
@@ -231,20 +206,15 @@ impl Workshop {
         let began = Instant::now();
         let kind = row.kind.as_str();
         tracing::info!(job.id = %row.id, job.kind = kind, job.attempt = row.attempt, project.id = %row.project, "job begins");
-        let attempt = Attempt::begin(
-            self.store.clone(),
-            &row,
-            LEARNING.contains(&row.kind).then_some(&LEARNING),
-            stop,
-        );
+        let attempt =
+            Attempt::begin(self.store.clone(), &row, LEARNING.contains(&row.kind).then_some(&LEARNING), stop);
         let outcome = self.do_body(&row, &attempt).await;
         let ending = match outcome {
             Ok(finished) => self.end_well(&row, &attempt, finished).await,
             Err(error) => self.end_without_result(&row, &attempt, &error).await,
         };
         metrics::counter!(metric::JOBS_TOTAL, "kind" => kind, "state" => ending).increment(1);
-        metrics::histogram!(metric::JOB_SECONDS, "kind" => kind)
-            .record(began.elapsed().as_secs_f64());
+        metrics::histogram!(metric::JOB_SECONDS, "kind" => kind).record(began.elapsed().as_secs_f64());
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(job.id = %row.id, job.kind = kind, job.ending = ending, duration_ms, "job ended");
         self.wake.wake();
@@ -265,9 +235,7 @@ impl Workshop {
     async fn find_project(&self, id: ProjectId) -> Result<ProjectRow, BodyError> {
         let mut connection = self.store.acquire().await?;
         // A project that was deleted meanwhile is seen by the next heartbeat too; until then its jobs end here.
-        project::find(&mut connection, id)
-            .await?
-            .ok_or(BodyError::Stopped)
+        project::find(&mut connection, id).await?.ok_or(BodyError::Stopped)
     }
 
     fn engine(&self) -> Result<&Engine, BodyError> {
@@ -283,38 +251,22 @@ impl Workshop {
                 Ok(true) => {
                     finish::tidy(self, attempt, &finished).await;
                     if let (Finished::Model(new), Some(engine)) = (&finished, &self.engine) {
-                        publishing::publish(
-                            self,
-                            engine,
-                            row.project,
-                            new.version,
-                            &new.checkpoint,
-                        )
-                        .await;
+                        publishing::publish(self, engine, row.project, new.version, &new.checkpoint).await;
                     }
                     return "done";
                 }
                 Ok(false) => return "lost",
-                Err(error)
-                    if error.is_unavailable() && attempt.wait_and_go_on(LOOK_INTERVAL).await =>
-                {
+                Err(error) if error.is_unavailable() && attempt.wait_and_go_on(LOOK_INTERVAL).await => {
                     tracing::warn!(job.id = %row.id, error = %error, "the result can't be committed yet");
                 }
                 Err(error) => {
-                    return self
-                        .end_without_result(row, attempt, &BodyError::Store(error))
-                        .await;
+                    return self.end_without_result(row, attempt, &BodyError::Store(error)).await;
                 }
             }
         }
     }
 
-    async fn end_without_result(
-        &self,
-        row: &JobRow,
-        attempt: &Attempt,
-        error: &BodyError,
-    ) -> &'static str {
+    async fn end_without_result(&self, row: &JobRow, attempt: &Attempt, error: &BodyError) -> &'static str {
         let reason = attempt.stop_reason();
         let ended = match (error, reason) {
             (_, Some(StopReason::Lost)) => return "lost",
@@ -325,9 +277,7 @@ impl Workshop {
             }
             (error, _) => {
                 tracing::error!(job.id = %row.id, job.kind = row.kind.as_str(), error = %error, "job failed");
-                finish::fail(self, row, &error.to_string())
-                    .await
-                    .map(|()| "failed")
+                finish::fail(self, row, &error.to_string()).await.map(|()| "failed")
             }
         };
         // Nothing could be written: the lease runs out and the job is taken up again.

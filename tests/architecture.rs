@@ -14,23 +14,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("nn", &["domain", "vision"]),
     ("pretext", &["domain", "vision", "nn"]),
     ("acquisition", &["domain"]),
-    (
-        "learner",
-        &["domain", "vision", "nn", "pretext", "acquisition"],
-    ),
-    (
-        "engine",
-        &[
-            "domain",
-            "config",
-            "telemetry",
-            "vision",
-            "nn",
-            "pretext",
-            "acquisition",
-            "learner",
-        ],
-    ),
+    ("learner", &["domain", "vision", "nn", "pretext", "acquisition"]),
+    ("engine", &["domain", "config", "telemetry", "vision", "nn", "pretext", "acquisition", "learner"]),
     ("store", &["domain", "config", "telemetry"]),
     ("blob", &["domain", "config", "telemetry"]),
     ("outbound", &["domain", "config", "telemetry"]),
@@ -38,17 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("events", &["domain", "config", "telemetry", "store"]),
     ("import", &["domain", "vision"]),
     ("labeling", &["domain", "telemetry", "store", "events"]),
-    (
-        "rounds",
-        &[
-            "domain",
-            "config",
-            "telemetry",
-            "store",
-            "events",
-            "labeling",
-        ],
-    ),
+    ("rounds", &["domain", "config", "telemetry", "store", "events", "labeling"]),
     (
         "worker",
         &[
@@ -113,14 +88,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Each foreign crate that has a place, with the rooms that may name it.
 const FOREIGN: &[(&str, &[&str])] = &[
-    (
-        "candle_core",
-        &["vision", "nn", "pretext", "learner", "engine"],
-    ),
-    (
-        "candle_nn",
-        &["vision", "nn", "pretext", "learner", "engine"],
-    ),
+    ("candle_core", &["vision", "nn", "pretext", "learner", "engine"]),
+    ("candle_nn", &["vision", "nn", "pretext", "learner", "engine"]),
     ("sqlx", &["store"]),
     ("axum", &["http"]),
     ("utoipa_axum", &["http"]),
@@ -133,8 +102,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     (
         "tokio",
         &[
-            "engine", "store", "blob", "outbound", "access", "events", "labeling", "rounds",
-            "worker", "http", "commands",
+            "engine", "store", "blob", "outbound", "access", "events", "labeling", "rounds", "worker",
+            "http", "commands",
         ],
     ),
 ];
@@ -164,19 +133,10 @@ fn sources() -> Vec<Source> {
         .into_iter()
         .map(|path| {
             let inside = path.strip_prefix(&root).expect("below src");
-            let first = inside
-                .components()
-                .next()
-                .expect("a file name")
-                .as_os_str()
-                .to_string_lossy();
+            let first = inside.components().next().expect("a file name").as_os_str().to_string_lossy();
             let room = first.trim_end_matches(".rs").to_owned();
             let text = fs::read_to_string(&path).expect("source is UTF-8");
-            Source {
-                path: inside.to_owned(),
-                room,
-                text,
-            }
+            Source { path: inside.to_owned(), room, text }
         })
         .collect()
 }
@@ -198,32 +158,20 @@ fn is_test_module(sources: &[Source], path: &Path) -> bool {
 /// The files of the product, without modules of tests.
 fn production_sources() -> Vec<Source> {
     let all = sources();
-    let is_test: Vec<bool> = all
-        .iter()
-        .map(|source| is_test_module(&all, &source.path))
-        .collect();
-    all.into_iter()
-        .zip(is_test)
-        .filter_map(|(source, is_test)| (!is_test).then_some(source))
-        .collect()
+    let is_test: Vec<bool> = all.iter().map(|source| is_test_module(&all, &source.path)).collect();
+    all.into_iter().zip(is_test).filter_map(|(source, is_test)| (!is_test).then_some(source)).collect()
 }
 
 /// The production part of a file: what stands before its test module, without comments.
 fn production(text: &str) -> String {
     let body = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
-    body.lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    body.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 /// Every identifier that directly follows `prefix` in `text`, or stands in the braces that follow it.
 fn named_after(text: &str, prefix: &str) -> Vec<String> {
-    let identifier = |text: &str| {
-        text.chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect::<String>()
-    };
+    let identifier =
+        |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let mut names = Vec::new();
     for (position, _) in text.match_indices(prefix) {
         let rest = &text[position + prefix.len()..];
@@ -254,28 +202,15 @@ fn named_after(text: &str, prefix: &str) -> Vec<String> {
 fn no_room_imports_one_that_it_may_not() {
     let table: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
     let mut wrong = Vec::new();
-    for source in production_sources()
-        .iter()
-        .filter(|source| !matches!(source.room.as_str(), "lib" | "main"))
+    for source in production_sources().iter().filter(|source| !matches!(source.room.as_str(), "lib" | "main"))
     {
         let Some(allowed) = table.get(source.room.as_str()) else {
-            wrong.push(format!(
-                "{}: the room '{}' isn't in the table",
-                source.path.display(),
-                source.room
-            ));
+            wrong.push(format!("{}: the room '{}' isn't in the table", source.path.display(), source.room));
             continue;
         };
         for name in named_after(&production(&source.text), "crate::") {
-            if table.contains_key(name.as_str())
-                && name != source.room
-                && !allowed.contains(&name.as_str())
-            {
-                wrong.push(format!(
-                    "{}: '{}' may not import '{name}'",
-                    source.path.display(),
-                    source.room
-                ));
+            if table.contains_key(name.as_str()) && name != source.room && !allowed.contains(&name.as_str()) {
+                wrong.push(format!("{}: '{}' may not import '{name}'", source.path.display(), source.room));
             }
         }
     }
@@ -298,24 +233,15 @@ fn every_room_stands_above_the_rooms_it_imports() {
 #[test]
 fn foreign_crates_stay_in_their_rooms() {
     let mut wrong = Vec::new();
-    for source in production_sources()
-        .iter()
-        .filter(|source| !matches!(source.room.as_str(), "lib" | "main"))
+    for source in production_sources().iter().filter(|source| !matches!(source.room.as_str(), "lib" | "main"))
     {
         let text = production(&source.text);
         for (foreign, rooms) in FOREIGN {
-            let names_it = text
-                .match_indices(&format!("{foreign}::"))
-                .any(|(position, _)| {
-                    !text[..position]
-                        .ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
-                });
+            let names_it = text.match_indices(&format!("{foreign}::")).any(|(position, _)| {
+                !text[..position].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+            });
             if names_it && !rooms.contains(&source.room.as_str()) {
-                wrong.push(format!(
-                    "{}: '{}' may not use {foreign}",
-                    source.path.display(),
-                    source.room
-                ));
+                wrong.push(format!("{}: '{}' may not use {foreign}", source.path.display(), source.room));
             }
         }
     }
@@ -329,11 +255,7 @@ fn unsafe_code_stands_only_in_the_kernels_and_the_memory_map() {
         let has_unsafe =
             text.contains("unsafe {") || text.contains("unsafe fn") || text.contains("unsafe impl");
         let allowed = source.path.starts_with("nn/ops") || source.path.starts_with("vision");
-        assert!(
-            !has_unsafe || allowed,
-            "{} holds unsafe code",
-            source.path.display()
-        );
+        assert!(!has_unsafe || allowed, "{} holds unsafe code", source.path.display());
     }
 }
 
@@ -344,9 +266,5 @@ fn every_module_says_what_it_owns() {
         .filter(|source| !source.text.starts_with("//!"))
         .map(|source| source.path.display().to_string())
         .collect();
-    assert!(
-        silent.is_empty(),
-        "modules without a header: {}",
-        silent.join(", ")
-    );
+    assert!(silent.is_empty(), "modules without a header: {}", silent.join(", "));
 }

@@ -25,14 +25,9 @@ impl SecretKey {
 
     /// Reads the key in `path`, or makes a new one there (mode 0600) when the file doesn't exist. Blocks on the disk.
     pub fn load_or_create(path: &Path) -> Result<Self, AccessError> {
-        let failed = |source| AccessError::KeyFile {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| AccessError::KeyFile { path: path.to_owned(), source };
         match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text).ok_or_else(|| AccessError::KeyMalformed {
-                path: path.to_owned(),
-            }),
+            Ok(text) => Self::parse(&text).ok_or_else(|| AccessError::KeyMalformed { path: path.to_owned() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let bytes = random_bytes().map_err(failed)?;
                 // Written whole before it gets its name, so that a server starting beside this one never reads half a key.
@@ -52,9 +47,7 @@ impl SecretKey {
                 match placed {
                     Ok(()) => Ok(Self::from_bytes(&bytes)),
                     // The neighbour was first; its key counts.
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                        Self::load_or_create(path)
-                    }
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load_or_create(path),
                     Err(error) => Err(failed(error)),
                 }
             }
@@ -82,9 +75,8 @@ impl SecretKey {
 
 /// 32 bytes of the operating system's random source.
 pub(super) fn random_bytes() -> io::Result<[u8; 32]> {
-    let random: ring::rand::Random<[u8; 32]> =
-        ring::rand::generate(&ring::rand::SystemRandom::new())
-            .map_err(|_| io::Error::other("the operating system gave no random bytes"))?;
+    let random: ring::rand::Random<[u8; 32]> = ring::rand::generate(&ring::rand::SystemRandom::new())
+        .map_err(|_| io::Error::other("the operating system gave no random bytes"))?;
     Ok(random.expose())
 }
 
@@ -98,23 +90,10 @@ mod tests {
     fn the_key_is_made_once_with_mode_0600_and_read_back_after_that() {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let path = folder.path().join("secret");
-        let signature = SecretKey::load_or_create(&path)
-            .expect("a new key")
-            .sign("text");
-        assert!(
-            SecretKey::load_or_create(&path)
-                .expect("the same key")
-                .verify("text", &signature)
-        );
-        assert_eq!(
-            fs::metadata(&path).expect("the file").permissions().mode() & 0o777,
-            0o600
-        );
-        assert_eq!(
-            fs::read_dir(folder.path()).expect("the folder").count(),
-            1,
-            "no draft stays"
-        );
+        let signature = SecretKey::load_or_create(&path).expect("a new key").sign("text");
+        assert!(SecretKey::load_or_create(&path).expect("the same key").verify("text", &signature));
+        assert_eq!(fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1, "no draft stays");
     }
 
     #[test]
@@ -122,9 +101,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let path = folder.path().join("secret");
         fs::write(&path, "short").expect("a damaged file");
-        let error = SecretKey::load_or_create(&path)
-            .map(|_| ())
-            .expect_err("no key");
+        let error = SecretKey::load_or_create(&path).map(|_| ()).expect_err("no key");
         assert!(error.to_string().contains("secret"), "{error}");
         assert_eq!(fs::read_to_string(&path).expect("untouched"), "short");
     }

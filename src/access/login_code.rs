@@ -42,9 +42,7 @@ impl LoginCodes {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], (TokenId, Instant)>> {
         // A panic while the lock was held can't leave the map half changed: each change is one call.
-        self.open
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

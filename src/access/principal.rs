@@ -28,9 +28,7 @@ impl Principal {
     /// Whether the caller may touch a project at all.
     #[must_use]
     pub fn may_touch(&self, project: ProjectId) -> bool {
-        self.projects
-            .as_ref()
-            .is_none_or(|projects| projects.contains(&project))
+        self.projects.as_ref().is_none_or(|projects| projects.contains(&project))
     }
 
     /// Whether the caller may touch every project, and so make new ones.
@@ -53,9 +51,7 @@ mod tests {
             name: "ana".into(),
             projects: Some([mine].into()),
         };
-        assert!(
-            principal.may_touch(mine) && !principal.may_touch(other) && !principal.is_unscoped()
-        );
+        assert!(principal.may_touch(mine) && !principal.may_touch(other) && !principal.is_unscoped());
         assert!(principal.has_role(Role::Labeler) && principal.has_role(Role::Tool));
         assert!(!principal.has_role(Role::Operator));
     }

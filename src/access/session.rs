@@ -27,9 +27,7 @@ pub fn open(key: &SecretKey, value: &str, now: DateTime<Utc>) -> Option<TokenId>
         return None;
     }
     let (token, expires_at) = body.split_once('.')?;
-    let alive = expires_at
-        .parse::<i64>()
-        .is_ok_and(|end| now.timestamp() < end);
+    let alive = expires_at.parse::<i64>().is_ok_and(|end| now.timestamp() < end);
     if alive { token.parse().ok() } else { None }
 }
 

@@ -20,13 +20,7 @@ pub fn image_url(key: &SecretKey, item: ItemId, now: DateTime<Utc>) -> String {
 
 /// Whether `expires` and `signature` let their bearer see the image of `item`.
 #[must_use]
-pub fn verify(
-    key: &SecretKey,
-    item: ItemId,
-    expires: i64,
-    signature: &str,
-    now: DateTime<Utc>,
-) -> bool {
+pub fn verify(key: &SecretKey, item: ItemId, expires: i64, signature: &str, now: DateTime<Utc>) -> bool {
     now.timestamp() < expires && key.verify(&purpose(item, expires), signature)
 }
 
@@ -43,14 +37,8 @@ mod tests {
     fn parts(url: &str) -> (i64, String) {
         let query = url.split_once('?').expect("a query").1;
         let (expires, signature) = query.split_once('&').expect("two parameters");
-        let number = expires
-            .trim_start_matches("expires=")
-            .parse()
-            .expect("seconds");
-        (
-            number,
-            signature.trim_start_matches("signature=").to_owned(),
-        )
+        let number = expires.trim_start_matches("expires=").parse().expect("seconds");
+        (number, signature.trim_start_matches("signature=").to_owned())
     }
 
     #[test]
@@ -62,12 +50,6 @@ mod tests {
         assert!(verify(&key, item, expires, &signature, now));
         assert!(!verify(&key, ItemId::generate(), expires, &signature, now));
         assert!(!verify(&key, item, expires + 1, &signature, now));
-        assert!(!verify(
-            &key,
-            item,
-            expires,
-            &signature,
-            now + TimeDelta::hours(3)
-        ));
+        assert!(!verify(&key, item, expires, &signature, now + TimeDelta::hours(3)));
     }
 }

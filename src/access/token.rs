@@ -21,20 +21,15 @@ pub struct TokenText(String);
 impl TokenText {
     /// A fresh token for a role, from the operating system's random source.
     pub fn mint(role: Role) -> io::Result<Self> {
-        Ok(Self(format!(
-            "gl_{}_{}",
-            role_letter(role),
-            hex::encode(random_bytes()?)
-        )))
+        Ok(Self(format!("gl_{}_{}", role_letter(role), hex::encode(random_bytes()?))))
     }
 
     /// Takes a text for a token; `None` when it can't be one (empty, longer than 200 bytes, or not printable ASCII). A token given
     /// by the operator (`GLEANER_ADMIN_TOKEN`) need not have the minted form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let plausible = !text.is_empty()
-            && text.len() <= 200
-            && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let plausible =
+            !text.is_empty() && text.len() <= 200 && text.bytes().all(|byte| byte.is_ascii_graphic());
         plausible.then(|| Self(text.to_owned()))
     }
 

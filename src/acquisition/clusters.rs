@@ -24,18 +24,11 @@ impl Points {
     pub(super) fn unit<'a>(rows: impl Iterator<Item = &'a [f32]>, dimension_count: usize) -> Self {
         let mut values = Vec::new();
         for row in rows {
-            let norm = row
-                .iter()
-                .map(|&value| f64::from(value) * f64::from(value))
-                .sum::<f64>()
-                .sqrt();
+            let norm = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
             let scale = if norm > 0.0 { 1.0 / norm } else { 0.0 };
             values.extend(row.iter().map(|&value| (f64::from(value) * scale) as f32));
         }
-        Self {
-            values,
-            dimension_count,
-        }
+        Self { values, dimension_count }
     }
 
     /// Number of rows.
@@ -67,10 +60,7 @@ pub(super) struct Panels {
 
 impl Panels {
     /// Lays out `rows`, each `dimension_count` long.
-    pub(super) fn new<'a>(
-        rows: impl ExactSizeIterator<Item = &'a [f32]>,
-        dimension_count: usize,
-    ) -> Self {
+    pub(super) fn new<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, dimension_count: usize) -> Self {
         let row_count = rows.len();
         let mut values = vec![0.0; row_count * dimension_count];
         for (index, row) in rows.enumerate() {
@@ -81,11 +71,7 @@ impl Panels {
                 tile[dimension * width + index - tile_start] = value;
             }
         }
-        Self {
-            values,
-            dimension_count,
-            row_count,
-        }
+        Self { values, dimension_count, row_count }
     }
 
     /// Writes the dot product of `row` with every row into `out`, in their order.
@@ -113,10 +99,7 @@ fn add_quad([a, b, c, d]: [f32; 4], columns: &[f32], sums: &mut [f32]) {
     let (ab, cd) = columns.split_at(2 * sums.len());
     let (a_column, b_column) = ab.split_at(sums.len());
     let (c_column, d_column) = cd.split_at(sums.len());
-    let columns = a_column
-        .iter()
-        .zip(b_column)
-        .zip(c_column.iter().zip(d_column));
+    let columns = a_column.iter().zip(b_column).zip(c_column.iter().zip(d_column));
     for (sum, ((a_value, b_value), (c_value, d_value))) in sums.iter_mut().zip(columns) {
         *sum += (a * a_value + b * b_value) + (c * c_value + d * d_value);
     }
@@ -172,12 +155,7 @@ fn locate(weights: &[f32], sums: &[f64], mut target: f64) -> usize {
     let mut last = 0;
     for (chunk, &sum) in sums.iter().enumerate() {
         if sum > 0.0 && (target < sum || chunk + 1 == sums.len()) {
-            for (offset, &weight) in weights
-                .iter()
-                .skip(chunk * CHUNK_ROWS)
-                .take(CHUNK_ROWS)
-                .enumerate()
-            {
+            for (offset, &weight) in weights.iter().skip(chunk * CHUNK_ROWS).take(CHUNK_ROWS).enumerate() {
                 if weight > 0.0 {
                     last = chunk * CHUNK_ROWS + offset;
                     target -= f64::from(weight);
@@ -201,11 +179,7 @@ fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
             *sum += (a - b) * (a - b);
         }
     }
-    let rest: f32 = a_rest
-        .iter()
-        .zip(b_rest)
-        .map(|(a, b)| (a - b) * (a - b))
-        .sum();
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| (a - b) * (a - b)).sum();
     sums.iter().sum::<f32>() + rest
 }
 
@@ -235,12 +209,7 @@ fn nearest(points: &Points, centres: &[f32]) -> Vec<u32> {
             .collect();
         nearest
     };
-    points
-        .values
-        .par_chunks(chunk_values)
-        .map(nearest_of)
-        .collect::<Vec<_>>()
-        .concat()
+    points.values.par_chunks(chunk_values).map(nearest_of).collect::<Vec<_>>().concat()
 }
 
 fn recentre(points: &Points, assignment: &[u32], centres: &mut [f32]) {
@@ -271,10 +240,8 @@ mod tests {
     use crate::domain::seed::StreamKey;
 
     fn on_circle(degrees: &[f32]) -> Points {
-        let rows: Vec<[f32; 2]> = degrees
-            .iter()
-            .map(|d| [d.to_radians().cos(), d.to_radians().sin()])
-            .collect();
+        let rows: Vec<[f32; 2]> =
+            degrees.iter().map(|d| [d.to_radians().cos(), d.to_radians().sin()]).collect();
         Points::unit(rows.iter().map(|row| &row[..]), 2)
     }
 
@@ -293,11 +260,7 @@ mod tests {
         let points = on_circle(&[0.0, 1.0, 2.0, 90.0, 91.0, 180.0, 182.0]);
         for seed in 0..20 {
             let assignment = assign(&points, 3, &mut StreamKey::new(seed, "clusters").stream());
-            assert_eq!(
-                partition(&assignment),
-                [vec![0, 1, 2], vec![3, 4], vec![5, 6]],
-                "seed {seed}"
-            );
+            assert_eq!(partition(&assignment), [vec![0, 1, 2], vec![3, 4], vec![5, 6]], "seed {seed}");
         }
     }
 
@@ -311,15 +274,10 @@ mod tests {
     #[test]
     fn the_result_is_equal_to_the_bit_on_one_thread_and_on_many() {
         let mut stream = StreamKey::new(3, "points").stream();
-        let values: Vec<f32> = (0..5000 * 20)
-            .map(|_| stream.random::<f32>() - 0.5)
-            .collect();
+        let values: Vec<f32> = (0..5000 * 20).map(|_| stream.random::<f32>() - 0.5).collect();
         let points = Points::unit(values.chunks_exact(20), 20);
         let on_threads = |thread_count| {
-            let threads = rayon::ThreadPoolBuilder::new()
-                .num_threads(thread_count)
-                .build()
-                .unwrap();
+            let threads = rayon::ThreadPoolBuilder::new().num_threads(thread_count).build().unwrap();
             threads.install(|| assign(&points, 37, &mut StreamKey::new(1, "clusters").stream()))
         };
         assert_eq!(on_threads(1), on_threads(3));
@@ -334,9 +292,7 @@ mod tests {
         let panels = Panels::new(rows.iter().map(|row| &row[..]), 6);
         let mut dots = vec![];
         panels.dots(&rows[3], &mut dots);
-        let expected: Vec<f32> = (0..1100u16)
-            .map(|row| 3.0 * f32::from(row % 50) * 55.0)
-            .collect();
+        let expected: Vec<f32> = (0..1100u16).map(|row| 3.0 * f32::from(row % 50) * 55.0).collect();
         assert_eq!(dots, expected);
     }
 }

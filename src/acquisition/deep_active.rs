@@ -14,10 +14,7 @@ pub(super) fn score(
     lambda: f64,
     normalization: Normalization,
 ) -> Result<Vec<f64>, AcquisitionError> {
-    let missing = |column| AcquisitionError::Missing {
-        strategy: "deep_active",
-        column,
-    };
+    let missing = |column| AcquisitionError::Missing { strategy: "deep_active", column };
     let u = candidates.uncertainty.ok_or(missing("uncertainties"))?;
     let v = candidates.pretext_loss.ok_or(missing("pretext losses"))?;
     let (u, v) = match normalization {
@@ -58,31 +55,16 @@ mod tests {
     fn ranks_are_added_with_their_weight() {
         // u ranks 0, ¼, ½, ¾, 1; v ranks 1, ¾, ½, ¼, 0.
         assert_eq!(scores(1.0, Normalization::Rank), [1.0; 5]);
-        assert_eq!(
-            scores(2.0, Normalization::Rank),
-            [2.0, 1.75, 1.5, 1.25, 1.0]
-        );
-        assert_eq!(
-            scores(0.0, Normalization::Rank),
-            [0.0, 0.25, 0.5, 0.75, 1.0]
-        );
-        assert_eq!(
-            scores(-1.0, Normalization::Rank),
-            [-1.0, -0.5, 0.0, 0.5, 1.0]
-        );
+        assert_eq!(scores(2.0, Normalization::Rank), [2.0, 1.75, 1.5, 1.25, 1.0]);
+        assert_eq!(scores(0.0, Normalization::Rank), [0.0, 0.25, 0.5, 0.75, 1.0]);
+        assert_eq!(scores(-1.0, Normalization::Rank), [-1.0, -0.5, 0.0, 0.5, 1.0]);
     }
 
     #[test]
     fn each_normalization_is_the_one_computed_by_hand() {
         // v within class 0: 1, 0; within class 1: 1, ½, 0.
-        assert_eq!(
-            scores(1.0, Normalization::ClassRank),
-            [1.0, 0.25, 1.5, 1.25, 1.0]
-        );
-        assert_eq!(
-            scores(1.0, Normalization::MinMax),
-            [1.0, 0.75, 0.75, 0.875, 1.0]
-        );
+        assert_eq!(scores(1.0, Normalization::ClassRank), [1.0, 0.25, 1.5, 1.25, 1.0]);
+        assert_eq!(scores(1.0, Normalization::MinMax), [1.0, 0.75, 0.75, 0.875, 1.0]);
         assert_eq!(scores(0.5, Normalization::Raw), [4.0, 2.25, 1.5, 1.25, 1.0]);
     }
 }

@@ -21,30 +21,20 @@ pub(super) fn largest(
     let mut rows: Vec<usize> = (0..scores.len()).collect();
     let compare = |&a: &usize, &b: &usize| -> Ordering {
         let by_score = scores[b].total_cmp(&scores[a]);
-        by_score
-            .then(ties[a].cmp(&ties[b]))
-            .then_with(|| hashes[a].cmp(&hashes[b]))
+        by_score.then(ties[a].cmp(&ties[b])).then_with(|| hashes[a].cmp(&hashes[b]))
     };
     if count < rows.len() && count > 0 {
         rows.select_nth_unstable_by(count - 1, compare);
     }
     rows.truncate(count);
     rows.sort_unstable_by(compare);
-    rows.into_iter()
-        .map(|index| Ranked {
-            index,
-            score: Some(scores[index]),
-        })
-        .collect()
+    rows.into_iter().map(|index| Ranked { index, score: Some(scores[index]) }).collect()
 }
 
 /// The number of each item that decides between equals; the smaller one goes first.
 pub(super) fn tie_numbers(hashes: &[ContentHash], seed: u64, round: u32) -> Vec<u64> {
     let key = StreamKey::new(seed, "tie").with_number(u64::from(round));
-    hashes
-        .iter()
-        .map(|hash| key.clone().with_content(hash).number())
-        .collect()
+    hashes.iter().map(|hash| key.clone().with_content(hash).number()).collect()
 }
 
 #[cfg(test)]

@@ -7,10 +7,7 @@ use super::{AcquisitionError, Candidates};
 
 /// `v` of each candidate.
 pub(super) fn score(candidates: &Candidates<'_>) -> Result<Vec<f64>, AcquisitionError> {
-    let missing = AcquisitionError::Missing {
-        strategy: "pretext",
-        column: "pretext losses",
-    };
+    let missing = AcquisitionError::Missing { strategy: "pretext", column: "pretext losses" };
     let values = candidates.pretext_loss.ok_or(missing)?;
     Ok(values.iter().copied().map(f64::from).collect())
 }

@@ -29,22 +29,11 @@ pub(super) fn rank_within(values: &[f32], classes: &[ClassIndex]) -> Vec<f64> {
 
 /// `(x − min) / (max − min)`; 0 when all are equal.
 pub(super) fn min_max(values: &[f32]) -> Vec<f64> {
-    let (min, max) = values
-        .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), &value| {
-            (min.min(value.into()), max.max(value.into()))
-        });
+    let (min, max) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), &value| {
+        (min.min(value.into()), max.max(value.into()))
+    });
     let span = max - min;
-    values
-        .iter()
-        .map(|&value| {
-            if span > 0.0 {
-                (f64::from(value) - min) / span
-            } else {
-                0.0
-            }
-        })
-        .collect()
+    values.iter().map(|&value| if span > 0.0 { (f64::from(value) - min) / span } else { 0.0 }).collect()
 }
 
 fn rank_rows(values: &[f32], mut rows: Vec<usize>, ranks: &mut [f64]) {
@@ -68,10 +57,7 @@ mod tests {
     #[test]
     fn equals_share_their_mean_rank() {
         // Sorted: 1, 2, 2, 5, 9 → ranks 0, 1.5, 1.5, 3, 4 of 4.
-        assert_eq!(
-            rank(&[2.0, 9.0, 1.0, 2.0, 5.0]),
-            [0.375, 1.0, 0.0, 0.375, 0.75]
-        );
+        assert_eq!(rank(&[2.0, 9.0, 1.0, 2.0, 5.0]), [0.375, 1.0, 0.0, 0.375, 0.75]);
         assert_eq!(rank(&[3.0, 3.0, 3.0]), [0.5; 3]);
         assert_eq!(rank(&[3.0]), [0.5]);
         assert_eq!(rank(&[-0.0, 0.0]), [0.5, 0.5]);
@@ -81,10 +67,7 @@ mod tests {
     #[test]
     fn ranks_within_a_class_do_not_see_the_others() {
         let classes = [0, 1, 0, 1, 0].map(ClassIndex);
-        assert_eq!(
-            rank_within(&[0.1, 7.0, 0.3, 8.0, 0.2], &classes),
-            [0.0, 0.0, 1.0, 1.0, 0.5]
-        );
+        assert_eq!(rank_within(&[0.1, 7.0, 0.3, 8.0, 0.2], &classes), [0.0, 0.0, 1.0, 1.0, 0.5]);
     }
 
     #[test]

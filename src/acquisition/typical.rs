@@ -32,26 +32,16 @@ pub(super) fn pick(
     seed: u64,
     round: u32,
 ) -> Result<Vec<Ranked>, AcquisitionError> {
-    let missing = AcquisitionError::Missing {
-        strategy: "typical",
-        column: "embeddings",
-    };
+    let missing = AcquisitionError::Missing { strategy: "typical", column: "embeddings" };
     let embeddings = candidates.embeddings.ok_or(missing)?;
     let members = members_by_hash(candidates, embeddings)?;
     if candidates.hashes.is_empty() || count == 0 {
         return Ok(vec![]);
     }
-    let points = Points::unit(
-        members.iter().map(|member| member.embedding),
-        embeddings.dimension_count,
-    );
+    let points = Points::unit(members.iter().map(|member| member.embedding), embeddings.dimension_count);
     let labeled_count = members.len() - candidates.hashes.len();
-    let cluster_count = (labeled_count + count)
-        .min(CLUSTER_COUNT_MAX)
-        .min(members.len());
-    let mut stream = StreamKey::new(seed, "typical")
-        .with_number(u64::from(round))
-        .stream();
+    let cluster_count = (labeled_count + count).min(CLUSTER_COUNT_MAX).min(members.len());
+    let mut stream = StreamKey::new(seed, "typical").with_number(u64::from(round)).stream();
     let assignment = clusters::assign(&points, cluster_count, &mut stream);
     let mut rows_of = vec![Vec::new(); cluster_count];
     for (row, &cluster) in assignment.iter().enumerate() {
@@ -77,31 +67,14 @@ fn members_by_hash<'a>(
     candidates: &Candidates<'a>,
     embeddings: Embeddings<'a>,
 ) -> Result<Vec<Member<'a>>, AcquisitionError> {
-    let rows = |embeddings: Embeddings<'a>| {
-        embeddings
-            .values
-            .chunks_exact(embeddings.dimension_count.max(1))
-    };
+    let rows = |embeddings: Embeddings<'a>| embeddings.values.chunks_exact(embeddings.dimension_count.max(1));
     let unlabeled = candidates.hashes.iter().zip(rows(embeddings)).enumerate();
-    let mut members: Vec<_> = unlabeled
-        .map(|(row, (&hash, embedding))| Member {
-            hash,
-            candidate: Some(row),
-            embedding,
-        })
-        .collect();
+    let mut members: Vec<_> =
+        unlabeled.map(|(row, (&hash, embedding))| Member { hash, candidate: Some(row), embedding }).collect();
     if let Some(labeled) = candidates.labeled_embeddings {
-        check_length(
-            "labelled embedding's row",
-            labeled.dimension_count,
-            embeddings.dimension_count,
-        )?;
+        check_length("labelled embedding's row", labeled.dimension_count, embeddings.dimension_count)?;
         let labeled = candidates.labeled_hashes.iter().zip(rows(labeled));
-        members.extend(labeled.map(|(&hash, embedding)| Member {
-            hash,
-            candidate: None,
-            embedding,
-        }));
+        members.extend(labeled.map(|(&hash, embedding)| Member { hash, candidate: None, embedding }));
     }
     members.sort_unstable_by_key(|member| member.hash);
     Ok(members)
@@ -109,36 +82,15 @@ fn members_by_hash<'a>(
 
 /// Clusters that hold a candidate in the order in which they are asked: outliers last, fewest labels first, then the largest.
 fn rank_clusters(members: &[Member<'_>], rows_of: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
-    let labeled = |rows: &[usize]| {
-        rows.iter()
-            .filter(|&&row| members[row].candidate.is_none())
-            .count()
-    };
-    let mut clusters: Vec<_> = rows_of
-        .into_iter()
-        .filter(|rows| labeled(rows) < rows.len())
-        .collect();
-    clusters.sort_by_key(|rows| {
-        (
-            rows.len() <= SMALL_CLUSTER_SIZE,
-            labeled(rows),
-            Reverse(rows.len()),
-        )
-    });
+    let labeled = |rows: &[usize]| rows.iter().filter(|&&row| members[row].candidate.is_none()).count();
+    let mut clusters: Vec<_> = rows_of.into_iter().filter(|rows| labeled(rows) < rows.len()).collect();
+    clusters.sort_by_key(|rows| (rows.len() <= SMALL_CLUSTER_SIZE, labeled(rows), Reverse(rows.len())));
     clusters
 }
 
 /// The candidates of one cluster, the most typical first.
-fn rank_members(
-    points: &Points,
-    members: &[Member<'_>],
-    rows: &[usize],
-    ties: &[u64],
-) -> Vec<Ranked> {
-    let panels = Panels::new(
-        rows.iter().map(|&row| points.row(row)),
-        points.dimension_count(),
-    );
+fn rank_members(points: &Points, members: &[Member<'_>], rows: &[usize], ties: &[u64]) -> Vec<Ranked> {
+    let panels = Panels::new(rows.iter().map(|&row| points.row(row)), points.dimension_count());
     let mut ranked: Vec<_> = rows
         .par_iter()
         .enumerate()
@@ -150,16 +102,10 @@ fn rank_members(
         })
         .flatten()
         .collect();
-    ranked.sort_unstable_by(|a, b| {
-        a.0.total_cmp(&b.0)
-            .then_with(|| (a.1, a.2).cmp(&(b.1, b.2)))
-    });
+    ranked.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then_with(|| (a.1, a.2).cmp(&(b.1, b.2))));
     ranked
         .into_iter()
-        .map(|(distance, .., index)| Ranked {
-            index,
-            score: Some(1.0 / (distance + DISTANCE_MIN)),
-        })
+        .map(|(distance, .., index)| Ranked { index, score: Some(1.0 / (distance + DISTANCE_MIN)) })
         .collect()
 }
 
@@ -176,10 +122,7 @@ fn neighbour_distance(panels: &Panels, row: &[f32], at: usize, dots: &mut Vec<f3
     let nearest = &mut dots[..neighbour_count];
     nearest.sort_unstable_by(f32::total_cmp);
     // Between unit vectors |a − b|² = 2 − 2 a·b.
-    let sum: f64 = nearest
-        .iter()
-        .map(|&dot| (2.0 - 2.0 * f64::from(dot)).max(0.0).sqrt())
-        .sum();
+    let sum: f64 = nearest.iter().map(|&dot| (2.0 - 2.0 * f64::from(dot)).max(0.0).sqrt()).sum();
     sum / neighbour_count as f64
 }
 
@@ -218,10 +161,7 @@ mod tests {
     }
 
     fn on_circle(degrees: &[f32]) -> Vec<f32> {
-        degrees
-            .iter()
-            .flat_map(|degrees| [degrees.to_radians().cos(), degrees.to_radians().sin()])
-            .collect()
+        degrees.iter().flat_map(|degrees| [degrees.to_radians().cos(), degrees.to_radians().sin()]).collect()
     }
 
     fn picked(degrees: &[f32], labeled_degrees: &[f32], count: usize) -> Vec<usize> {
@@ -229,28 +169,16 @@ mod tests {
         let last = degrees.len() as u8;
         let candidates = Candidates {
             hashes: &hashes(0..last),
-            embeddings: Some(Embeddings {
-                values: &values,
-                dimension_count: 2,
-            }),
+            embeddings: Some(Embeddings { values: &values, dimension_count: 2 }),
             labeled_hashes: &hashes(last..last + labeled_degrees.len() as u8),
-            labeled_embeddings: Some(Embeddings {
-                values: &labeled_values,
-                dimension_count: 2,
-            }),
+            labeled_embeddings: Some(Embeddings { values: &labeled_values, dimension_count: 2 }),
             ..Candidates::default()
         };
-        pick(&candidates, count, 7, 1)
-            .unwrap()
-            .iter()
-            .map(|ranked| ranked.index)
-            .collect()
+        pick(&candidates, count, 7, 1).unwrap().iter().map(|ranked| ranked.index).collect()
     }
 
     // Two groups: seven items around 2° whose middle is row 3, six around 101.5° whose middle is row 9 or 10.
-    const GROUPS: [f32; 13] = [
-        0.0, 0.5, 1.5, 2.0, 2.5, 3.5, 4.0, 98.0, 100.0, 101.4, 101.6, 103.0, 105.0,
-    ];
+    const GROUPS: [f32; 13] = [0.0, 0.5, 1.5, 2.0, 2.5, 3.5, 4.0, 98.0, 100.0, 101.4, 101.6, 103.0, 105.0];
 
     #[test]
     fn the_densest_item_of_each_cluster_is_picked_the_larger_cluster_first() {
@@ -264,10 +192,7 @@ mod tests {
         let values = on_circle(&[0.0, 60.0, 180.0]);
         let candidates = Candidates {
             hashes: &hashes(0..3),
-            embeddings: Some(Embeddings {
-                values: &values,
-                dimension_count: 2,
-            }),
+            embeddings: Some(Embeddings { values: &values, dimension_count: 2 }),
             ..Candidates::default()
         };
         let picks = pick(&candidates, 1, 7, 1).unwrap();
@@ -280,17 +205,10 @@ mod tests {
     #[test]
     fn clusters_without_labels_are_asked_first() {
         // Three clusters for one label and two picks; the label covers the largest.
-        let degrees = [
-            GROUPS.as_slice(),
-            &[200.0, 201.0, 202.0, 203.0, 204.0, 205.0],
-        ]
-        .concat();
+        let degrees = [GROUPS.as_slice(), &[200.0, 201.0, 202.0, 203.0, 204.0, 205.0]].concat();
         let mut picks = picked(&degrees, &[2.1], 2);
         picks.sort_unstable();
-        assert!(
-            (7..=12).contains(&picks[0]) && (13..=18).contains(&picks[1]),
-            "{picks:?}"
-        );
+        assert!((7..=12).contains(&picks[0]) && (13..=18).contains(&picks[1]), "{picks:?}");
     }
 
     #[test]
@@ -314,24 +232,14 @@ mod tests {
     fn embeddings_of_two_models_are_refused() {
         let candidates = Candidates {
             hashes: &hashes(0..1),
-            embeddings: Some(Embeddings {
-                values: &[1.0, 0.0],
-                dimension_count: 2,
-            }),
+            embeddings: Some(Embeddings { values: &[1.0, 0.0], dimension_count: 2 }),
             labeled_hashes: &hashes(1..2),
-            labeled_embeddings: Some(Embeddings {
-                values: &[1.0, 0.0, 0.0],
-                dimension_count: 3,
-            }),
+            labeled_embeddings: Some(Embeddings { values: &[1.0, 0.0, 0.0], dimension_count: 3 }),
             ..Candidates::default()
         };
         assert!(matches!(
             pick(&candidates, 1, 7, 1),
-            Err(AcquisitionError::Length {
-                found: 3,
-                expected: 2,
-                ..
-            })
+            Err(AcquisitionError::Length { found: 3, expected: 2, .. })
         ));
     }
 }

@@ -7,10 +7,7 @@ use super::{AcquisitionError, Candidates};
 
 /// `u` of each candidate.
 pub(super) fn score(candidates: &Candidates<'_>) -> Result<Vec<f64>, AcquisitionError> {
-    let missing = AcquisitionError::Missing {
-        strategy: "uncertainty",
-        column: "uncertainties",
-    };
+    let missing = AcquisitionError::Missing { strategy: "uncertainty", column: "uncertainties" };
     let values = candidates.uncertainty.ok_or(missing)?;
     Ok(values.iter().copied().map(f64::from).collect())
 }

@@ -21,9 +21,7 @@ pub enum BlobError {
         reason: String,
     },
     /// The disk has no room.
-    #[error(
-        "no room is left to {action} '{key}'; make room on the object store's disk, then retry"
-    )]
+    #[error("no room is left to {action} '{key}'; make room on the object store's disk, then retry")]
     Full {
         /// What was tried.
         action: &'static str,
@@ -46,33 +44,17 @@ pub enum BlobError {
 impl BlobError {
     pub(super) fn from_store(action: &'static str, key: &str, error: object_store::Error) -> Self {
         match error {
-            object_store::Error::NotFound { .. } => Self::Missing {
-                key: key.to_owned(),
-            },
-            error if tells_full_disk(&error) => Self::Full {
-                action,
-                key: key.to_owned(),
-            },
-            error => Self::Failed {
-                action,
-                key: key.to_owned(),
-                source: error.into(),
-            },
+            object_store::Error::NotFound { .. } => Self::Missing { key: key.to_owned() },
+            error if tells_full_disk(&error) => Self::Full { action, key: key.to_owned() },
+            error => Self::Failed { action, key: key.to_owned(), source: error.into() },
         }
     }
 
     pub(super) fn from_io(action: &'static str, key: &str, error: io::Error) -> Self {
         if tells_full_disk(&error) {
-            return Self::Full {
-                action,
-                key: key.to_owned(),
-            };
+            return Self::Full { action, key: key.to_owned() };
         }
-        Self::Failed {
-            action,
-            key: key.to_owned(),
-            source: error.into(),
-        }
+        Self::Failed { action, key: key.to_owned(), source: error.into() }
     }
 }
 
@@ -81,10 +63,7 @@ fn tells_full_disk(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>()
-            && matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            )
+            && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         {
             return true;
         }
@@ -100,22 +79,10 @@ mod tests {
     #[test]
     fn a_full_disk_is_found_below_what_the_store_wraps_around_it() {
         let source = io::Error::from(io::ErrorKind::StorageFull).into();
-        let error = object_store::Error::Generic {
-            store: "local",
-            source,
-        };
-        assert!(matches!(
-            BlobError::from_store("write", "k", error),
-            BlobError::Full { .. }
-        ));
+        let error = object_store::Error::Generic { store: "local", source };
+        assert!(matches!(BlobError::from_store("write", "k", error), BlobError::Full { .. }));
         let source = io::Error::from(io::ErrorKind::PermissionDenied).into();
-        let error = object_store::Error::Generic {
-            store: "local",
-            source,
-        };
-        assert!(matches!(
-            BlobError::from_store("write", "k", error),
-            BlobError::Failed { .. }
-        ));
+        let error = object_store::Error::Generic { store: "local", source };
+        assert!(matches!(BlobError::from_store("write", "k", error), BlobError::Failed { .. }));
     }
 }

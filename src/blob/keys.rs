@@ -65,11 +65,7 @@ mod tests {
 
     #[test]
     fn keys_are_paths_that_an_object_store_takes_as_they_are() {
-        let (project, segment, job) = (
-            ProjectId::generate(),
-            SegmentId::generate(),
-            JobId::generate(),
-        );
+        let (project, segment, job) = (ProjectId::generate(), SegmentId::generate(), JobId::generate());
         let keys = [
             tensor_key(project, segment),
             pack_key(project, segment),
@@ -80,17 +76,11 @@ mod tests {
             checkpoint_key(project, job, 2, 7),
         ];
         for (index, key) in keys.iter().enumerate() {
-            assert!(
-                key.starts_with(&format!("{}/", project_prefix(project))),
-                "{key}"
-            );
+            assert!(key.starts_with(&format!("{}/", project_prefix(project))), "{key}");
             assert_eq!(object_store::path::Path::from(key.as_str()).as_ref(), key);
             assert!(!keys[..index].contains(key), "{key}");
         }
         let upload = upload_key(ImportId::generate());
-        assert_eq!(
-            object_store::path::Path::from(upload.as_str()).as_ref(),
-            upload
-        );
+        assert_eq!(object_store::path::Path::from(upload.as_str()).as_ref(), upload);
     }
 }

@@ -59,23 +59,14 @@ pub async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCod
         bail!("--error-rate {} must be 0 to 1", arguments.error_rate);
     }
     let token = find_token(&config, arguments.token.as_deref())?;
-    let api = ApiClient::new(
-        arguments.url.as_deref().unwrap_or(&config.public_url),
-        &token,
-    )?;
+    let api = ApiClient::new(arguments.url.as_deref().unwrap_or(&config.public_url), &token)?;
     let path = format!("/projects/{}", arguments.project);
     let project: Project = api.get(&path).await?;
     let known = read_answers(&arguments.answers)?;
-    let last_round = arguments
-        .rounds
-        .map(|count| project.first_open_round() + i64::from(count) - 1);
+    let last_round = arguments.rounds.map(|count| project.first_open_round() + i64::from(count) - 1);
     let answers = Arc::new(Answers {
         known,
-        classes: project
-            .classes
-            .iter()
-            .map(|class| class.name.clone())
-            .collect(),
+        classes: project.classes.iter().map(|class| class.name.clone()).collect(),
         error_rate: arguments.error_rate,
         seed: arguments.seed,
     });
@@ -87,9 +78,7 @@ pub async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCod
     let mut labelers = JoinSet::new();
     for index in 0..arguments.labelers as usize {
         let labeler = Labeler {
-            api: tokens
-                .get(index)
-                .map_or_else(|| api.clone(), |minted| api.with_token(&minted.token)),
+            api: tokens.get(index).map_or_else(|| api.clone(), |minted| api.with_token(&minted.token)),
             path: path.clone(),
             answers: Arc::clone(&answers),
             tally: Arc::clone(&tally),
@@ -122,10 +111,7 @@ fn find_token(config: &Config, given: Option<&str>) -> anyhow::Result<String> {
     }
     let path = config.home.join("admin.token");
     let text = std::fs::read_to_string(&path).with_context(|| {
-        format!(
-            "no token: give --token, or run as the user of the server ({} can't be read)",
-            path.display()
-        )
+        format!("no token: give --token, or run as the user of the server ({} can't be read)", path.display())
     })?;
     Ok(text.trim().to_owned())
 }
@@ -141,11 +127,7 @@ fn read_answers(path: &Path) -> anyhow::Result<HashMap<String, String>> {
     for (index, row) in reader.records().enumerate() {
         let row = row.with_context(|| format!("{} is no CSV file", path.display()))?;
         let (Some(name), Some(class)) = (row.get(0), row.get(1)) else {
-            bail!(
-                "line {} of {} has no two columns 'item name,class'",
-                index + 1,
-                path.display()
-            );
+            bail!("line {} of {} has no two columns 'item name,class'", index + 1, path.display());
         };
         let is_header = index == 0 && class.trim() == "class";
         if !is_header {
@@ -200,18 +182,15 @@ struct MintedToken {
 }
 
 /// A token for each labeler when the caller may make some; none when it may not, and then all share the caller's.
-async fn labeler_tokens(
-    api: &ApiClient,
-    project: &Project,
-    count: u32,
-) -> anyhow::Result<Vec<MintedToken>> {
+async fn labeler_tokens(api: &ApiClient, project: &Project, count: u32) -> anyhow::Result<Vec<MintedToken>> {
     let me: Value = api.get("/me").await?;
     if me["role"] != "admin" {
         return Ok(Vec::new());
     }
     let mut tokens = Vec::new();
     for number in 1..=count {
-        let request = json!({"role": "labeler", "name": format!("answer-{number}"), "projects": [project.id]});
+        let request =
+            json!({"role": "labeler", "name": format!("answer-{number}"), "projects": [project.id]});
         tokens.push(api.post("/tokens", &request).await?);
     }
     Ok(tokens)
@@ -224,10 +203,7 @@ async fn hand_back(api: &ApiClient, path: &str, tokens: &[MintedToken]) -> anyho
         let _: Value = api.post(&release, &json!({})).await?;
     }
     for minted in tokens {
-        let _: Value = api
-            .with_token(&minted.token)
-            .post(&release, &json!({}))
-            .await?;
+        let _: Value = api.with_token(&minted.token).post(&release, &json!({})).await?;
         api.delete(&format!("/tokens/{}", minted.id)).await?;
     }
     Ok(())
@@ -260,11 +236,7 @@ impl Answers {
             .with_content(&ContentHash::of_file(name.as_bytes()))
             .stream();
         if stream.random::<f64>() < self.error_rate {
-            let wrong: Vec<_> = self
-                .classes
-                .iter()
-                .filter(|other| *other != class)
-                .collect();
+            let wrong: Vec<_> = self.classes.iter().filter(|other| *other != class).collect();
             if !wrong.is_empty() {
                 return Answer::Class(wrong[stream.random_range(0..wrong.len())]);
             }
@@ -289,9 +261,8 @@ impl Tally {
 
     fn summary(&self, project: &Project) -> String {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let accuracy = project
-            .test_accuracy
-            .map_or_else(|| "unknown".to_owned(), |accuracy| format!("{accuracy:.4}"));
+        let accuracy =
+            project.test_accuracy.map_or_else(|| "unknown".to_owned(), |accuracy| format!("{accuracy:.4}"));
         format!(
             "{} labels accepted, {} not taken, {} skipped (name unknown), {} skipped (class unknown)\n\
              project {}: {} items labelled, {} spent, test accuracy {accuracy}",
@@ -341,10 +312,7 @@ impl Labeler {
         loop {
             let leases: Leases = self
                 .api
-                .post(
-                    &format!("{}/leases", self.path),
-                    &json!({"count": BATCH_COUNT, "resume": true}),
-                )
+                .post(&format!("{}/leases", self.path), &json!({"count": BATCH_COUNT, "resume": true}))
                 .await?;
             let (wanted, later): (Vec<_>, Vec<_>) = leases
                 .tasks
@@ -372,10 +340,7 @@ impl Labeler {
     async fn is_done(&self) -> anyhow::Result<bool> {
         let project: Project = self.api.get(&self.path).await?;
         if project.state == "failed" {
-            bail!(
-                "a job of the project failed: {}",
-                project.error.as_deref().unwrap_or("no reason given")
-            );
+            bail!("a job of the project failed: {}", project.error.as_deref().unwrap_or("no reason given"));
         }
         let Some(last) = self.last_round else {
             return Ok(project.state == "finished");
@@ -389,13 +354,8 @@ impl Labeler {
 
     async fn release(&self, tasks: &[Task]) -> anyhow::Result<()> {
         let ids: Vec<_> = tasks.iter().map(|task| &task.task).collect();
-        let _: Value = self
-            .api
-            .post(
-                &format!("{}/leases/release", self.path),
-                &json!({"tasks": ids}),
-            )
-            .await?;
+        let _: Value =
+            self.api.post(&format!("{}/leases/release", self.path), &json!({"tasks": ids})).await?;
         Ok(())
     }
 
@@ -405,8 +365,7 @@ impl Labeler {
             let item: Value = self.api.get(&format!("/items/{}", task.item)).await?;
             match self.answers.of(item["name"].as_str().unwrap_or_default()) {
                 Answer::Class(class) => {
-                    labels
-                        .push(json!({"task": task.task, "class": class, "attempt": task.attempt}));
+                    labels.push(json!({"task": task.task, "class": class, "attempt": task.attempt}));
                 }
                 Answer::Skip(reason) => self.skip(task, reason).await?,
             }
@@ -414,10 +373,8 @@ impl Labeler {
         if labels.is_empty() {
             return Ok(());
         }
-        let submitted: Value = self
-            .api
-            .post(&format!("{}/labels", self.path), &json!({"labels": labels}))
-            .await?;
+        let submitted: Value =
+            self.api.post(&format!("{}/labels", self.path), &json!({"labels": labels})).await?;
         for result in submitted["results"].as_array().into_iter().flatten() {
             let count = match result["outcome"].as_str() {
                 Some("accepted" | "duplicate") => &self.tally.accepted_count,
@@ -431,11 +388,8 @@ impl Labeler {
     async fn skip(&self, task: &Task, reason: &str) -> anyhow::Result<()> {
         let path = format!("{}/tasks/{}/skip", self.path, task.task);
         let _: Value = self.api.post(&path, &json!({"reason": reason})).await?;
-        let count = if reason == "unsure" {
-            &self.tally.unknown_name_count
-        } else {
-            &self.tally.unknown_class_count
-        };
+        let count =
+            if reason == "unsure" { &self.tally.unknown_name_count } else { &self.tally.unknown_class_count };
         count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -475,9 +429,7 @@ mod tests {
     fn answers(error_rate: f64) -> Answers {
         let known = [("train/00000", "Coat"), ("train/00001", "Spaceship")];
         Answers {
-            known: known
-                .map(|(name, class)| (name.to_owned(), class.to_owned()))
-                .into(),
+            known: known.map(|(name, class)| (name.to_owned(), class.to_owned())).into(),
             classes: vec!["Coat".to_owned(), "Bag".to_owned()],
             error_rate,
             seed: 7,
@@ -487,10 +439,7 @@ mod tests {
     #[test]
     fn an_unknown_name_and_an_unknown_class_are_skipped_with_their_reasons() {
         assert_eq!(answers(0.0).of("train/00000"), Answer::Class("Coat"));
-        assert_eq!(
-            answers(0.0).of("train/00001"),
-            Answer::Skip("not_in_classes")
-        );
+        assert_eq!(answers(0.0).of("train/00001"), Answer::Skip("not_in_classes"));
         assert_eq!(answers(0.0).of("train/00002"), Answer::Skip("unsure"));
     }
 
@@ -514,11 +463,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("answers.csv");
         std::fs::write(&path, "train/00000,Coat\ntrain/00001\n").unwrap();
-        assert!(
-            read_answers(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("line 2")
-        );
+        assert!(read_answers(&path).unwrap_err().to_string().contains("line 2"));
     }
 }

@@ -15,7 +15,14 @@ use crate::store::migrate::program_version;
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     println!("home      {}", config.home.display());
     println!("listen    {} (public: {})", config.listen, config.public_url);
-    println!("imports   {}", if config.import_roots.is_empty() { "no folder allowed (GLEANER_IMPORT_ROOTS)".to_owned() } else { config.import_roots.join(":") });
+    println!(
+        "imports   {}",
+        if config.import_roots.is_empty() {
+            "no folder allowed (GLEANER_IMPORT_ROOTS)".to_owned()
+        } else {
+            config.import_roots.join(":")
+        }
+    );
     let mut well = true;
     let mut say = |name: &str, outcome: anyhow::Result<String>| match outcome {
         Ok(text) => println!("{name:9} ok: {text}"),
@@ -42,9 +49,16 @@ async fn check_database(config: &Config) -> anyhow::Result<String> {
     match version {
         Some(version) if version == program_version() => Ok(format!("{place}, schema version {version}")),
         Some(version) if version > program_version() => {
-            bail!("{place} has schema version {version}, newer than {}; run a newer gleaner", program_version())
+            bail!(
+                "{place} has schema version {version}, newer than {}; run a newer gleaner",
+                program_version()
+            )
         }
-        older => Ok(format!("{place}, schema version {}; the next start brings it to {}", older.unwrap_or_default(), program_version())),
+        older => Ok(format!(
+            "{place}, schema version {}; the next start brings it to {}",
+            older.unwrap_or_default(),
+            program_version()
+        )),
     }
 }
 
@@ -63,5 +77,11 @@ async fn check_storage(config: &Config) -> anyhow::Result<String> {
 
 fn check_device(config: &Config) -> anyhow::Result<String> {
     let opened = device::open(config.device)?;
-    Ok(format!("{} ({}), kernels {}, {} threads", device::name(&opened), config.device, kernel_name(&opened), config.threads))
+    Ok(format!(
+        "{} ({}), kernels {}, {} threads",
+        device::name(&opened),
+        config.device,
+        kernel_name(&opened),
+        config.threads
+    ))
 }

@@ -80,16 +80,25 @@ pub async fn run(mut config: Config, arguments: Arguments) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-async fn prepare(house: &House, service: &Service, dataset: &Dataset, arguments: &Arguments) -> anyhow::Result<()> {
+async fn prepare(
+    house: &House,
+    service: &Service,
+    dataset: &Dataset,
+    arguments: &Arguments,
+) -> anyhow::Result<()> {
     let answers = house.config.home.join(format!("{}.answers.csv", dataset.project));
     let known = dataset.clone();
     let target = answers.clone();
-    let count = tokio::task::spawn_blocking(move || known.write_answers(&target)).await.context("writing the answers")??;
+    let count = tokio::task::spawn_blocking(move || known.write_answers(&target))
+        .await
+        .context("writing the answers")??;
     let token = admin_token(house)?;
     let api = ApiClient::new(&format!("http://{}", service.address), &token)?;
     let path = format!("/projects/{}", dataset.project);
     let known = api.get::<Value>("/projects?limit=200").await?;
-    let exists = known["items"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == dataset.project.as_str()));
+    let exists = known["items"]
+        .as_array()
+        .is_some_and(|all| all.iter().any(|one| one["name"] == dataset.project.as_str()));
     if !exists {
         api.post::<Value>("/projects", &settings(dataset, arguments)).await?;
     }
@@ -121,7 +130,8 @@ fn admin_token(house: &House) -> anyhow::Result<String> {
 }
 
 fn settings(dataset: &Dataset, arguments: &Arguments) -> Value {
-    let (rotations, epochs, mode) = if arguments.fast { (1, 1, "head") } else { (4, dataset.pretext_epochs, "full") };
+    let (rotations, epochs, mode) =
+        if arguments.fast { (1, 1, "head") } else { (4, dataset.pretext_epochs, "full") };
     json!({
         "name": dataset.project, "classes": dataset.classes, "image": dataset.image,
         "pretext": {"kind": "rotation", "epochs": epochs, "rotations_per_image": rotations},
@@ -148,10 +158,16 @@ async fn import(api: &ApiClient, path: &str, dataset: &Dataset) -> anyhow::Resul
             match row["state"].as_str() {
                 Some("done") => {
                     let count = |name: &str| row[name].as_u64().unwrap_or_default();
-                    progress.end(&format!("{} added, {} duplicates", count("added_count"), count("duplicate_count")));
+                    progress.end(&format!(
+                        "{} added, {} duplicates",
+                        count("added_count"),
+                        count("duplicate_count")
+                    ));
                     break;
                 }
-                Some("failed") => bail!("the import failed: {}", row["error"].as_str().unwrap_or("no reason was kept")),
+                Some("failed") => {
+                    bail!("the import failed: {}", row["error"].as_str().unwrap_or("no reason was kept"))
+                }
                 _ => {}
             }
         }
@@ -171,7 +187,9 @@ async fn start(api: &ApiClient, path: &str) -> anyhow::Result<()> {
                 api.post::<Value>(&format!("{path}/start"), &json!({})).await?;
                 return Ok(());
             }
-            "empty" => bail!("the source holds no image that could be read; the import's report names each with its reason"),
+            "empty" => bail!(
+                "the source holds no image that could be read; the import's report names each with its reason"
+            ),
             _ => return Ok(()),
         }
     }

@@ -88,7 +88,9 @@ impl Target {
         match self {
             Self::File(file) => file.write_all(&bytes).await?,
             // A pipe may block for as long as its reader likes.
-            Self::Stdout => tokio::task::spawn_blocking(move || std::io::stdout().write_all(&bytes)).await??,
+            Self::Stdout => {
+                tokio::task::spawn_blocking(move || std::io::stdout().write_all(&bytes)).await??;
+            }
         }
         Ok(())
     }
@@ -102,7 +104,12 @@ impl Target {
     }
 }
 
-async fn write_labels(house: &House, project: ProjectId, form: Form, target: &mut Target) -> anyhow::Result<()> {
+async fn write_labels(
+    house: &House,
+    project: ProjectId,
+    form: Form,
+    target: &mut Target,
+) -> anyhow::Result<()> {
     let format = match form {
         Form::Csv => ExportFormat::Csv,
         Form::Jsonl => ExportFormat::Jsonl,
@@ -118,12 +125,15 @@ async fn write_labels(house: &House, project: ProjectId, form: Form, target: &mu
 async fn write_model(house: &House, id: ProjectId, target: &mut Target) -> anyhow::Result<()> {
     let found = {
         let mut connection = house.store.acquire().await?;
-        let row = project::find(&mut connection, id).await?.context("the project was deleted a moment ago")?;
+        let row =
+            project::find(&mut connection, id).await?.context("the project was deleted a moment ago")?;
         match row.model_version {
             Some(version) => model::find(&mut connection, id, version).await?,
             None => None,
         }
     };
-    let Some(found) = found else { bail!("the project has trained no model yet; its first one comes after the first batch") };
+    let Some(found) = found else {
+        bail!("the project has trained no model yet; its first one comes after the first batch")
+    };
     target.write(house.blob.get(&found.checkpoint).await?).await
 }

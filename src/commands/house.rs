@@ -84,6 +84,7 @@ pub async fn open_store(config: &Config, entry: Entry) -> anyhow::Result<(Store,
         Entry::Join => Cluster::join(&config.home).await,
     }
     .context("the private Postgres cluster")?;
-    let store = Store::connect_with(cluster.connect_options()).await.context("the private Postgres cluster")?;
+    let store =
+        Store::connect_with(cluster.connect_options()).await.context("the private Postgres cluster")?;
     Ok((store, Some(cluster)))
 }

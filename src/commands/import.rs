@@ -59,7 +59,13 @@ async fn import(house: &House, arguments: &Arguments, source: PathBuf) -> anyhow
     let id = queue(house, arguments, &source).await?;
     let stop = CancellationToken::new();
     let events = Events::start(house.store.clone(), stop.clone()).await?;
-    let worker = Worker::for_imports(house.store.clone(), house.blob.clone(), events, SupervisorWake::new(), &house.config.home);
+    let worker = Worker::for_imports(
+        house.store.clone(),
+        house.blob.clone(),
+        events,
+        SupervisorWake::new(),
+        &house.config.home,
+    );
     let working = tokio::spawn(worker.run(stop.clone()));
     let row = show_progress(house, id, &source).await;
     stop.cancel();
@@ -70,7 +76,8 @@ async fn import(house: &House, arguments: &Arguments, source: PathBuf) -> anyhow
 async fn queue(house: &House, arguments: &Arguments, source: &std::path::Path) -> anyhow::Result<ImportId> {
     let mut tx = house.store.begin().await?;
     let project: ProjectId = find_project(&mut tx, &arguments.project).await?;
-    let row = store::project::find(&mut tx, project).await?.context("the project was deleted a moment ago")?;
+    let row =
+        store::project::find(&mut tx, project).await?.context("the project was deleted a moment ago")?;
     let import = store::import::NewImport {
         id: ImportId::generate(),
         source: source.display().to_string(),
@@ -85,7 +92,11 @@ async fn queue(house: &House, arguments: &Arguments, source: &std::path::Path) -
     Ok(import.id)
 }
 
-async fn show_progress(house: &House, id: ImportId, source: &std::path::Path) -> anyhow::Result<store::import::ImportRow> {
+async fn show_progress(
+    house: &House,
+    id: ImportId,
+    source: &std::path::Path,
+) -> anyhow::Result<store::import::ImportRow> {
     let mut progress = Progress::begin(&format!("importing {}", source.display()));
     let mut clock = tokio::time::interval(LOOK_INTERVAL);
     loop {
@@ -109,7 +120,9 @@ fn report(row: &store::import::ImportRow) -> anyhow::Result<ExitCode> {
         row.read_count, row.added_count, row.duplicate_count, row.rejected_count
     );
     match row.state {
-        ImportState::Failed => bail!("the import failed: {}", row.error.as_deref().unwrap_or("no reason was kept")),
+        ImportState::Failed => {
+            bail!("the import failed: {}", row.error.as_deref().unwrap_or("no reason was kept"))
+        }
         _ => Ok(ExitCode::SUCCESS),
     }
 }

@@ -14,9 +14,15 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     store.migrate().await.context("the database schema")?;
     let after = store.schema_version().await?;
     match (before, after) {
-        (before, after) if before == after => println!("the schema is at version {} already", after.unwrap_or_default()),
+        (before, after) if before == after => {
+            println!("the schema is at version {} already", after.unwrap_or_default());
+        }
         (before, after) => {
-            println!("the schema went from version {} to {}", before.unwrap_or_default(), after.unwrap_or_default());
+            println!(
+                "the schema went from version {} to {}",
+                before.unwrap_or_default(),
+                after.unwrap_or_default()
+            );
         }
     }
     store.close().await;

@@ -67,20 +67,31 @@ impl Service {
         let key_path = config.home.join("secret.key");
         let key = blocking(move || SecretKey::load_or_create(&key_path)).await??;
         let scratch = config.home.join("scratch");
-        tokio::fs::create_dir_all(&scratch).await.with_context(|| format!("the folder {}", scratch.display()))?;
-        let listener = TcpListener::bind(config.listen)
+        tokio::fs::create_dir_all(&scratch)
             .await
-            .with_context(|| format!("can't listen on {}; is another server there, or set GLEANER_LISTEN", config.listen))?;
+            .with_context(|| format!("the folder {}", scratch.display()))?;
+        let listener = TcpListener::bind(config.listen).await.with_context(|| {
+            format!("can't listen on {}; is another server there, or set GLEANER_LISTEN", config.listen)
+        })?;
         let address = listener.local_addr()?;
 
         let events = Events::start(house.store.clone(), stop.clone()).await?;
         let (wake, job_wake) = (SupervisorWake::new(), JobWake::new());
         let supervisor = Supervisor::new(house.store.clone(), events.clone(), wake.clone(), job_wake.clone());
-        let mut parts = vec![tokio::spawn(supervisor.run(stop.clone())), spawn_retention(house, stop.clone())];
+        let mut parts =
+            vec![tokio::spawn(supervisor.run(stop.clone())), spawn_retention(house, stop.clone())];
         let (engine, guard) = match role {
             ServeRole::All => {
                 let (engine, guard) = start_engine(config).await?;
-                let worker = Worker::new(house.store.clone(), house.blob.clone(), engine.clone(), events.clone(), wake.clone(), job_wake.clone(), &config.home);
+                let worker = Worker::new(
+                    house.store.clone(),
+                    house.blob.clone(),
+                    engine.clone(),
+                    events.clone(),
+                    wake.clone(),
+                    job_wake.clone(),
+                    &config.home,
+                );
                 parts.push(tokio::spawn(worker.run(stop.clone())));
                 (Some(engine), Some(guard))
             }
@@ -120,7 +131,11 @@ impl Service {
     }
 
     /// Keeps the house in order until `asked` completes.
-    pub async fn run_until(&self, house: &House, asked: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
+    pub async fn run_until(
+        &self,
+        house: &House,
+        asked: impl Future<Output = std::io::Result<()>>,
+    ) -> std::io::Result<()> {
         tokio::select! {
             asked = asked => asked,
             () = house.keep_cluster_alive(&self.stop) => Ok(()),
@@ -162,7 +177,11 @@ async fn ensure_admin_token(store: &Store, config: &Config) -> anyhow::Result<To
     let mut connection = store.acquire().await?;
     if let Some(known) = store::token::find_by_hash(&mut connection, &text.hash()).await? {
         if known.role != Role::Admin || known.revoked_at.is_some() {
-            anyhow::bail!("the configured admin token is known as {} and {}; configure another", known.role.as_str(), "no longer in force");
+            anyhow::bail!(
+                "the configured admin token is known as {} and {}; configure another",
+                known.role.as_str(),
+                "no longer in force"
+            );
         }
         return Ok(known.id);
     }
@@ -180,7 +199,9 @@ fn read_or_mint(path: &Path) -> anyhow::Result<TokenText> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     match std::fs::read_to_string(path) {
-        Ok(text) => TokenText::parse(text.trim()).with_context(|| format!("{} holds no token", path.display())),
+        Ok(text) => {
+            TokenText::parse(text.trim()).with_context(|| format!("{} holds no token", path.display()))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let text = TokenText::mint(Role::Admin)?;
             let mut file = std::fs::OpenOptions::new()

@@ -67,7 +67,8 @@ async fn act(house: &House, action: Action) -> anyhow::Result<()> {
             }
             let scope = (!ids.is_empty()).then_some(ids.as_slice());
             let text = TokenText::mint(role).context("random bytes for a token")?;
-            let id = store::token::insert(&mut connection, role, &name, &text.hash(), scope, expires_at).await?;
+            let id =
+                store::token::insert(&mut connection, role, &name, &text.hash(), scope, expires_at).await?;
             eprintln!("token {id} for {name} ({}), shown once:", role.as_str());
             println!("{}", text.expose());
         }
@@ -96,7 +97,12 @@ async fn list(house: &House) -> anyhow::Result<()> {
                 _ => "in force",
             };
             let created = row.created_at.format("%Y-%m-%dT%H:%M:%SZ");
-            println!("{:36}  {:8}  {state:9}  {created:20}  {}", row.id.to_string(), row.role.as_str(), row.name);
+            println!(
+                "{:36}  {:8}  {state:9}  {created:20}  {}",
+                row.id.to_string(),
+                row.role.as_str(),
+                row.name
+            );
         }
         match rows.last() {
             Some(last) if rows.len() as i64 == PAGE => after = Some(last.id),
@@ -106,7 +112,10 @@ async fn list(house: &House) -> anyhow::Result<()> {
 }
 
 /// The project of a name or an id.
-pub(super) async fn find_project(connection: &mut store::PgConnection, reference: &str) -> anyhow::Result<ProjectId> {
+pub(super) async fn find_project(
+    connection: &mut store::PgConnection,
+    reference: &str,
+) -> anyhow::Result<ProjectId> {
     let found = match reference.parse::<ProjectId>() {
         Ok(id) => store::project::find(connection, id).await?,
         Err(_) => store::project::find_by_name(connection, reference).await?,

@@ -49,10 +49,7 @@ mod tests {
     fn the_most_frequent_class_wins_and_equal_leaders_tie() {
         assert_eq!(majority(&votes(&[2, 1, 2])), Verdict::Class(ClassIndex(2)));
         assert_eq!(majority(&votes(&[1, 2])), Verdict::Tie);
-        assert_eq!(
-            majority(&votes(&[0, 0, 1, 1, 2, 2, 2])),
-            Verdict::Class(ClassIndex(2))
-        );
+        assert_eq!(majority(&votes(&[0, 0, 1, 1, 2, 2, 2])), Verdict::Class(ClassIndex(2)));
         assert_eq!(majority(&[]), Verdict::NoVotes);
     }
 }

@@ -30,8 +30,7 @@ impl Budget {
     /// How many further votes may be asked for when `accepted_count` are paid and `reserved_count` are open or leased.
     #[must_use]
     pub fn free_votes(&self, accepted_count: u64, reserved_count: u64) -> u64 {
-        self.vote_capacity()
-            .saturating_sub(accepted_count.saturating_add(reserved_count))
+        self.vote_capacity().saturating_sub(accepted_count.saturating_add(reserved_count))
     }
 }
 
@@ -41,30 +40,13 @@ mod tests {
 
     #[test]
     fn a_price_that_binary_cannot_hold_still_buys_the_whole_budget() {
-        assert_eq!(
-            Budget {
-                total: 0.3,
-                cost_per_label: 0.1
-            }
-            .vote_capacity(),
-            3
-        );
-        assert_eq!(
-            Budget {
-                total: 100.0,
-                cost_per_label: 0.07
-            }
-            .vote_capacity(),
-            1428
-        );
+        assert_eq!(Budget { total: 0.3, cost_per_label: 0.1 }.vote_capacity(), 3);
+        assert_eq!(Budget { total: 100.0, cost_per_label: 0.07 }.vote_capacity(), 1428);
     }
 
     #[test]
     fn reserved_votes_are_not_free_and_an_overdrawn_budget_frees_none() {
-        let budget = Budget {
-            total: 10.0,
-            cost_per_label: 1.0,
-        };
+        let budget = Budget { total: 10.0, cost_per_label: 1.0 };
         assert_eq!(budget.free_votes(4, 5), 1);
         assert_eq!(budget.free_votes(9, 5), 0);
     }

@@ -14,9 +14,6 @@ pub struct FieldError {
 impl FieldError {
     /// A field error from its path and its explanation.
     pub fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            detail: detail.into(),
-        }
+        Self { field: field.into(), detail: detail.into() }
     }
 }

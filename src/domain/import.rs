@@ -6,9 +6,7 @@ use utoipa::ToSchema;
 use super::item::Split;
 
 /// The shape of a source.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportFormat {
     /// Recognised from names and first bytes.
@@ -42,9 +40,7 @@ impl ImportFormat {
 }
 
 /// Which part of a source is taken, and where it goes.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum SplitRule {
     /// Train and test names are honoured; a source without them is a pool.
@@ -80,9 +76,7 @@ impl SplitRule {
 }
 
 /// What happens to the classes that a source knows.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelRule {
     /// They become labels of the items.

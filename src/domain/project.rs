@@ -20,10 +20,7 @@ impl ProjectName {
     /// Parses a name; the error says which rule it breaks.
     pub fn parse(text: &str) -> Result<Self, FieldError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let starts_right = text
-            .chars()
-            .next()
-            .is_some_and(|c| c.is_ascii_alphanumeric());
+        let starts_right = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
         if !starts_right || text.len() > 100 || !text.chars().all(plain) {
             return Err(FieldError::new(
                 "name",
@@ -31,10 +28,7 @@ impl ProjectName {
             ));
         }
         if Uuid::parse_str(text).is_ok() {
-            return Err(FieldError::new(
-                "name",
-                "must not be a UUID, since an id could not be told from it",
-            ));
+            return Err(FieldError::new("name", "must not be a UUID, since an id could not be told from it"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -53,9 +47,7 @@ impl fmt::Display for ProjectName {
 }
 
 /// The index of a class within its project, 0 to C − 1; it never changes, so it is the model's output index too.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct ClassIndex(pub u16);
 
@@ -67,22 +59,13 @@ pub const CLASS_COUNT_MAX: usize = 10_000;
 pub fn validate_class_names(names: &[String]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if !(2..=CLASS_COUNT_MAX).contains(&names.len()) {
-        errors.push(FieldError::new(
-            "classes",
-            format!("must be 2 to {CLASS_COUNT_MAX} names"),
-        ));
+        errors.push(FieldError::new("classes", format!("must be 2 to {CLASS_COUNT_MAX} names")));
     }
     let mut seen = std::collections::HashSet::new();
     for (index, name) in names.iter().enumerate() {
         let field = format!("classes.{index}");
-        if name.trim().is_empty()
-            || name.chars().count() > 200
-            || name.chars().any(char::is_control)
-        {
-            errors.push(FieldError::new(
-                field,
-                "must be 1 to 200 characters without control characters",
-            ));
+        if name.trim().is_empty() || name.chars().count() > 200 || name.chars().any(char::is_control) {
+            errors.push(FieldError::new(field, "must be 1 to 200 characters without control characters"));
         } else if !seen.insert(name) {
             errors.push(FieldError::new(field, format!("'{name}' stands twice")));
         }
@@ -167,9 +150,7 @@ impl ProjectState {
             (S::Pretraining | S::Labeling, E::BatchCompleted) => Some(S::Training),
             (S::Training, E::ModelPublished) => Some(S::Scoring),
             (S::Finished, E::Reopened) => Some(S::Scoring),
-            (S::Pretraining | S::Labeling | S::Training | S::Scoring, E::Ended) => {
-                Some(S::Finished)
-            }
+            (S::Pretraining | S::Labeling | S::Training | S::Scoring, E::Ended) => Some(S::Finished),
             _ => None,
         }
     }
@@ -218,11 +199,7 @@ mod tests {
         for state in ProjectState::ALL {
             for event in EVENTS {
                 if let Some(next) = state.after(event) {
-                    table.push_str(&format!(
-                        "{} + {event:?} -> {}\n",
-                        state.as_str(),
-                        next.as_str()
-                    ));
+                    table.push_str(&format!("{} + {event:?} -> {}\n", state.as_str(), next.as_str()));
                 }
             }
         }
@@ -231,23 +208,10 @@ mod tests {
 
     #[test]
     fn a_name_that_could_be_an_id_or_break_a_path_is_refused() {
-        for bad in [
-            "",
-            "-x",
-            "a/b",
-            "a b",
-            "ä",
-            "0190163d-8694-739b-aea5-966c26f8ad90",
-            &"x".repeat(101),
-        ] {
+        for bad in ["", "-x", "a/b", "a b", "ä", "0190163d-8694-739b-aea5-966c26f8ad90", &"x".repeat(101)] {
             assert!(ProjectName::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(
-            ProjectName::parse("fashion-mnist")
-                .expect("a plain name")
-                .as_str(),
-            "fashion-mnist"
-        );
+        assert_eq!(ProjectName::parse("fashion-mnist").expect("a plain name").as_str(), "fashion-mnist");
     }
 
     #[test]

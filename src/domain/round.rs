@@ -76,11 +76,7 @@ mod tests {
         for state in RoundState::ALL {
             for event in events {
                 if let Some(next) = state.after(event) {
-                    table.push_str(&format!(
-                        "{} + {event:?} -> {}\n",
-                        state.as_str(),
-                        next.as_str()
-                    ));
+                    table.push_str(&format!("{} + {event:?} -> {}\n", state.as_str(), next.as_str()));
                 }
             }
         }

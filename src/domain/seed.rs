@@ -64,12 +64,7 @@ mod tests {
 
     #[test]
     fn the_same_key_gives_the_same_stream_and_another_name_another() {
-        let draw = |name: &str| {
-            StreamKey::new(7, name)
-                .with_number(3)
-                .stream()
-                .random::<u64>()
-        };
+        let draw = |name: &str| StreamKey::new(7, name).with_number(3).stream().random::<u64>();
         assert_eq!(draw("augment"), draw("augment"));
         assert_ne!(draw("augment"), draw("order"));
     }
@@ -77,9 +72,7 @@ mod tests {
     #[test]
     fn a_number_and_a_content_hash_of_the_same_bytes_are_different_keys() {
         let by_number = StreamKey::new(7, "x").with_number(0).number();
-        let by_content = StreamKey::new(7, "x")
-            .with_content(&ContentHash([0; 32]))
-            .number();
+        let by_content = StreamKey::new(7, "x").with_content(&ContentHash([0; 32])).number();
         assert_ne!(by_number, by_content);
     }
 }

@@ -21,10 +21,7 @@ pub struct ImageShape {
 
 impl Default for ImageShape {
     fn default() -> Self {
-        Self {
-            size: 32,
-            channels: 3,
-        }
+        Self { size: 32, channels: 3 }
     }
 }
 
@@ -91,11 +88,7 @@ pub struct PretextSettings {
 
 impl Default for PretextSettings {
     fn default() -> Self {
-        Self {
-            kind: PretextKind::Rotation,
-            epochs: 3,
-            rotations_per_image: 4,
-        }
+        Self { kind: PretextKind::Rotation, epochs: 3, rotations_per_image: 4 }
     }
 }
 
@@ -122,10 +115,7 @@ pub struct FineTuneSettings {
 
 impl Default for FineTuneSettings {
     fn default() -> Self {
-        Self {
-            mode: FineTuneMode::Full,
-            epochs: 20,
-        }
+        Self { mode: FineTuneMode::Full, epochs: 20 }
     }
 }
 
@@ -203,79 +193,23 @@ impl ProjectSettings {
                 errors.push(FieldError::new(field, detail));
             }
         };
-        within(
-            "image.size",
-            (8..=512).contains(&self.image.size),
-            "must be 8 to 512 pixels",
-        );
-        within(
-            "image.channels",
-            matches!(self.image.channels, 1 | 3),
-            "must be 1 (grey) or 3 (RGB)",
-        );
-        within(
-            "pretext.epochs",
-            (1..=1000).contains(&self.pretext.epochs),
-            "must be 1 to 1000",
-        );
+        within("image.size", (8..=512).contains(&self.image.size), "must be 8 to 512 pixels");
+        within("image.channels", matches!(self.image.channels, 1 | 3), "must be 1 (grey) or 3 (RGB)");
+        within("pretext.epochs", (1..=1000).contains(&self.pretext.epochs), "must be 1 to 1000");
         let rotations = self.pretext.rotations_per_image;
-        within(
-            "pretext.rotations_per_image",
-            (1..=4).contains(&rotations),
-            "must be 1 to 4",
-        );
-        within(
-            "fine_tune.epochs",
-            (1..=1000).contains(&self.fine_tune.epochs),
-            "must be 1 to 1000",
-        );
-        within(
-            "batch_size",
-            (1..=100_000).contains(&self.batch_size),
-            "must be 1 to 100000 items",
-        );
-        within(
-            "budget",
-            (0.0..=1e12).contains(&self.budget),
-            "must be 0 to 1e12",
-        );
+        within("pretext.rotations_per_image", (1..=4).contains(&rotations), "must be 1 to 4");
+        within("fine_tune.epochs", (1..=1000).contains(&self.fine_tune.epochs), "must be 1 to 1000");
+        within("batch_size", (1..=100_000).contains(&self.batch_size), "must be 1 to 100000 items");
+        within("budget", (0.0..=1e12).contains(&self.budget), "must be 0 to 1e12");
         let cost_right = self.cost_per_label > 0.0 && self.cost_per_label <= 1e9;
-        within(
-            "cost_per_label",
-            cost_right,
-            "must be above 0 and at most 1e9",
-        );
-        within(
-            "votes_per_task",
-            (1..=15).contains(&self.votes_per_task),
-            "must be 1 to 15",
-        );
-        within(
-            "gold_fraction",
-            (0.0..=0.5).contains(&self.gold_fraction),
-            "must be 0 to 0.5",
-        );
-        within(
-            "random_fraction",
-            (0.0..=1.0).contains(&self.random_fraction),
-            "must be 0 to 1",
-        );
-        within(
-            "lease_seconds",
-            (5..=86_400).contains(&self.lease_seconds),
-            "must be 5 to 86400 seconds",
-        );
-        within(
-            "guidelines",
-            self.guidelines.chars().count() <= 20_000,
-            "must be at most 20000 characters",
-        );
+        within("cost_per_label", cost_right, "must be above 0 and at most 1e9");
+        within("votes_per_task", (1..=15).contains(&self.votes_per_task), "must be 1 to 15");
+        within("gold_fraction", (0.0..=0.5).contains(&self.gold_fraction), "must be 0 to 0.5");
+        within("random_fraction", (0.0..=1.0).contains(&self.random_fraction), "must be 0 to 1");
+        within("lease_seconds", (5..=86_400).contains(&self.lease_seconds), "must be 5 to 86400 seconds");
+        within("guidelines", self.guidelines.chars().count() <= 20_000, "must be at most 20000 characters");
         // JSON numbers are exact up to 2^53 in most clients, and Postgres keeps the seed in a signed column.
-        within(
-            "seed",
-            self.seed <= 9_007_199_254_740_991,
-            "must be 0 to 2^53 - 1",
-        );
+        within("seed", self.seed <= 9_007_199_254_740_991, "must be 0 to 2^53 - 1");
         self.strategy.validate(&mut errors);
         errors
     }
@@ -300,17 +234,9 @@ mod tests {
 
     #[test]
     fn every_field_outside_its_limits_is_reported() {
-        let settings = ProjectSettings {
-            budget: -1.0,
-            cost_per_label: 0.0,
-            votes_per_task: 0,
-            ..Default::default()
-        };
-        let fields: Vec<_> = settings
-            .validate()
-            .into_iter()
-            .map(|error| error.field)
-            .collect();
+        let settings =
+            ProjectSettings { budget: -1.0, cost_per_label: 0.0, votes_per_task: 0, ..Default::default() };
+        let fields: Vec<_> = settings.validate().into_iter().map(|error| error.field).collect();
         assert_eq!(fields, ["budget", "cost_per_label", "votes_per_task"]);
     }
 }

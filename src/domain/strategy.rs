@@ -93,10 +93,7 @@ impl Strategy {
         if let Self::DeepActive { lambda, .. } = self
             && !(lambda.is_finite() && lambda.abs() <= 1000.0)
         {
-            errors.push(FieldError::new(
-                "strategy.lambda",
-                "must be a number between -1000 and 1000",
-            ));
+            errors.push(FieldError::new("strategy.lambda", "must be a number between -1000 and 1000"));
         }
     }
 }

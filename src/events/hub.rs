@@ -43,11 +43,8 @@ impl Events {
     pub async fn start(store: Store, stop: CancellationToken) -> Result<Self, StoreError> {
         // Read before anybody can subscribe: what a subscription doesn't replay must be broadcast.
         let last = event::last_number(&mut *store.acquire().await?).await?;
-        let events = Self {
-            store,
-            sender: broadcast::Sender::new(BROADCAST_COUNT),
-            nudged: Arc::new(Notify::new()),
-        };
+        let events =
+            Self { store, sender: broadcast::Sender::new(BROADCAST_COUNT), nudged: Arc::new(Notify::new()) };
         let (relay, listener, stopped) = (events.clone(), events.clone(), stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(relay.relay()).await });
         tokio::spawn(async move { stopped.run_until_cancelled(listener.listen(last)).await });
@@ -71,12 +68,7 @@ impl Events {
             Some(after) => after,
             None => event::last_number(&mut *self.store.acquire().await?).await?,
         };
-        Ok(Subscription::new(
-            self.store.clone(),
-            receiver,
-            projects,
-            after,
-        ))
+        Ok(Subscription::new(self.store.clone(), receiver, projects, after))
     }
 
     async fn relay(&self) {
@@ -118,9 +110,7 @@ impl Events {
     async fn follow(&self, last: &mut i64) -> Result<(), StoreError> {
         let mut listener = EventListener::open(&self.store).await?;
         loop {
-            let page =
-                event::list_after(&mut *self.store.acquire().await?, *last, None, PAGE_COUNT)
-                    .await?;
+            let page = event::list_after(&mut *self.store.acquire().await?, *last, None, PAGE_COUNT).await?;
             let is_last_page = (page.len() as i64) < PAGE_COUNT;
             for row in page {
                 *last = row.number;
@@ -144,14 +134,9 @@ mod tests {
 
     async fn append(store: &Store, project: ProjectId, place: u32) {
         let mut transaction = store.begin().await.unwrap();
-        event::append(
-            &mut transaction,
-            Some(project),
-            EventKind::ProjectChanged,
-            &json!({ "place": place }),
-        )
-        .await
-        .unwrap();
+        event::append(&mut transaction, Some(project), EventKind::ProjectChanged, &json!({ "place": place }))
+            .await
+            .unwrap();
         transaction.commit().await.unwrap();
     }
 
@@ -160,31 +145,20 @@ mod tests {
         let database = TestDatabase::create().await;
         let store = database.store();
         let project = ProjectId::generate();
-        let mut relay = RelayConnection::open(store)
-            .await
-            .unwrap()
-            .expect("nobody else numbers");
+        let mut relay = RelayConnection::open(store).await.unwrap().expect("nobody else numbers");
         let mut late = store.begin().await.unwrap();
-        event::append(
-            &mut late,
-            Some(project),
-            EventKind::ProjectChanged,
-            &json!({ "place": 0 }),
-        )
-        .await
-        .unwrap();
+        event::append(&mut late, Some(project), EventKind::ProjectChanged, &json!({ "place": 0 }))
+            .await
+            .unwrap();
         append(store, project, 1).await;
         assert_eq!(relay.number_events(10).await.unwrap(), 1);
         late.commit().await.unwrap();
         append(store, project, 2).await;
         assert_eq!(relay.number_events(10).await.unwrap(), 2);
-        let rows = event::list_after(&mut store.acquire().await.unwrap(), 0, Some(&[project]), 10)
-            .await
-            .unwrap();
-        let seen: Vec<_> = rows
-            .iter()
-            .map(|row| (row.number, row.payload["place"].as_u64().unwrap()))
-            .collect();
+        let rows =
+            event::list_after(&mut store.acquire().await.unwrap(), 0, Some(&[project]), 10).await.unwrap();
+        let seen: Vec<_> =
+            rows.iter().map(|row| (row.number, row.payload["place"].as_u64().unwrap())).collect();
         assert_eq!(seen, [(1, 1), (2, 0), (3, 2)]);
         assert_eq!(relay.number_events(10).await.unwrap(), 0);
     }
@@ -194,12 +168,7 @@ mod tests {
         let database = TestDatabase::create().await;
         let first = RelayConnection::open(database.store()).await.unwrap();
         assert!(first.is_some());
-        assert!(
-            RelayConnection::open(database.store())
-                .await
-                .unwrap()
-                .is_none()
-        );
+        assert!(RelayConnection::open(database.store()).await.unwrap().is_none());
         drop(first);
         let mut second = None;
         while second.is_none() {
@@ -212,15 +181,10 @@ mod tests {
     async fn a_subscription_gets_every_event_once_and_in_order_under_concurrent_commits() {
         let database = TestDatabase::create().await;
         let stop = CancellationToken::new();
-        let events = Events::start(database.store().clone(), stop.clone())
-            .await
-            .unwrap();
+        let events = Events::start(database.store().clone(), stop.clone()).await.unwrap();
         let (project, other) = (ProjectId::generate(), ProjectId::generate());
         append(database.store(), project, 1000).await;
-        let mut subscription = events
-            .subscribe(Some(vec![project]), Some(0))
-            .await
-            .unwrap();
+        let mut subscription = events.subscribe(Some(vec![project]), Some(0)).await.unwrap();
         let writers: Vec<_> = (0..4)
             .map(|writer| {
                 let (store, events) = (database.store().clone(), events.clone());
@@ -255,9 +219,7 @@ mod tests {
     async fn a_subscription_resumes_after_the_number_it_names() {
         let database = TestDatabase::create().await;
         let stop = CancellationToken::new();
-        let events = Events::start(database.store().clone(), stop.clone())
-            .await
-            .unwrap();
+        let events = Events::start(database.store().clone(), stop.clone()).await.unwrap();
         let project = ProjectId::generate();
         for place in 0..3 {
             append(database.store(), project, place).await;

@@ -31,14 +31,7 @@ impl Subscription {
         projects: Option<Vec<ProjectId>>,
         after: i64,
     ) -> Self {
-        Self {
-            store,
-            receiver,
-            projects,
-            last: after,
-            replayed: VecDeque::new(),
-            is_behind: true,
-        }
+        Self { store, receiver, projects, last: after, replayed: VecDeque::new(), is_behind: true }
     }
 
     /// The next event; waits until there is one. After an error the same call may be made again and loses nothing.
@@ -70,9 +63,7 @@ impl Subscription {
     }
 
     /// The same as a stream, which SSE wants; it ends never.
-    pub fn into_stream(
-        self,
-    ) -> impl futures_util::Stream<Item = Result<Arc<EventRow>, StoreError>> + Send {
+    pub fn into_stream(self) -> impl futures_util::Stream<Item = Result<Arc<EventRow>, StoreError>> + Send {
         futures_util::stream::unfold(self, |mut subscription| async move {
             let next = subscription.next().await;
             Some((next, subscription))
@@ -81,13 +72,8 @@ impl Subscription {
 
     async fn replay(&mut self) -> Result<(), StoreError> {
         let mut connection = self.store.acquire().await?;
-        let page = event::list_after(
-            &mut connection,
-            self.last,
-            self.projects.as_deref(),
-            PAGE_COUNT,
-        )
-        .await?;
+        let page =
+            event::list_after(&mut connection, self.last, self.projects.as_deref(), PAGE_COUNT).await?;
         self.is_behind = page.len() as i64 == PAGE_COUNT;
         self.replayed = page.into();
         Ok(())
@@ -96,9 +82,7 @@ impl Subscription {
     fn wants(&self, row: &EventRow) -> bool {
         match &self.projects {
             None => true,
-            Some(projects) => row
-                .project
-                .is_some_and(|project| projects.contains(&project)),
+            Some(projects) => row.project.is_some_and(|project| projects.contains(&project)),
         }
     }
 }

@@ -73,11 +73,7 @@ pub struct CurveFigure {
 #[must_use]
 pub fn curve_svg(figure: &CurveFigure) -> String {
     let mut svg = String::new();
-    let series: Vec<_> = figure
-        .series
-        .iter()
-        .map(|series| (series, drawable(&series.points)))
-        .collect();
+    let series: Vec<_> = figure.series.iter().map(|series| (series, drawable(&series.points))).collect();
     let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
     draw(&area, figure, &series).expect("drawing finite numbers into a string can't fail");
     drop(area);
@@ -100,17 +96,13 @@ fn draw(
     let points = || series.iter().flat_map(|(_, points)| points);
     let right = points().map(|point| point.position).fold(1.0, f64::max);
     let ends = points().map(|point| point.interval.unwrap_or((point.accuracy, point.accuracy)));
-    let (low, high) = ends.fold((1.0, 0.0), |(low, high): (f64, f64), ends| {
-        (low.min(ends.0), high.max(ends.1))
-    });
+    let (low, high) =
+        ends.fold((1.0, 0.0), |(low, high): (f64, f64), ends| (low.min(ends.0), high.max(ends.1)));
     // To the next twentieth, so that the axis has round ends and the line keeps off them.
     let (bottom, top) = if low > high {
         (0.0, 1.0)
     } else {
-        (
-            ((low - 0.01) * 20.0).floor() / 20.0,
-            ((high + 0.01) * 20.0).ceil() / 20.0,
-        )
+        (((low - 0.01) * 20.0).floor() / 20.0, ((high + 0.01) * 20.0).ceil() / 20.0)
     };
     let mut chart = ChartBuilder::on(area)
         .margin(12)
@@ -146,35 +138,20 @@ fn draw(
     area.present()
 }
 
-fn draw_series(
-    chart: &mut Chart<'_, '_>,
-    name: &str,
-    points: &[CurvePoint],
-    colour: RGBColor,
-) -> Drawn {
+fn draw_series(chart: &mut Chart<'_, '_>, name: &str, points: &[CurvePoint], colour: RGBColor) -> Drawn {
     let bounds: Vec<_> = points
         .iter()
-        .filter_map(|point| {
-            point
-                .interval
-                .map(|(low, high)| (point.position, low, high))
-        })
+        .filter_map(|point| point.interval.map(|(low, high)| (point.position, low, high)))
         .collect();
     if bounds.len() > 1 {
         let lower = bounds.iter().map(|&(position, low, _)| (position, low));
-        let upper = bounds
-            .iter()
-            .rev()
-            .map(|&(position, _, high)| (position, high));
+        let upper = bounds.iter().rev().map(|&(position, _, high)| (position, high));
         let band: Vec<_> = lower.chain(upper).collect();
         chart.draw_series([Polygon::new(band, colour.mix(0.18).filled())])?;
     }
     let line = points.iter().map(|point| (point.position, point.accuracy));
     let swatch = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2));
-    chart
-        .draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))?
-        .label(name)
-        .legend(swatch);
+    chart.draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))?.label(name).legend(swatch);
     chart.draw_series(line.map(|at| Circle::new(at, 3, colour.filled())))?;
     Ok(())
 }
@@ -184,27 +161,20 @@ fn drawable(points: &[CurvePoint]) -> Vec<CurvePoint> {
     let finite = points.iter().filter(|point| {
         let ends = point.interval.unwrap_or((0.0, 0.0));
         point.position >= 0.0
-            && [point.position, point.accuracy, ends.0, ends.1]
-                .into_iter()
-                .all(f64::is_finite)
+            && [point.position, point.accuracy, ends.0, ends.1].into_iter().all(f64::is_finite)
     });
     let inside = |value: f64| value.clamp(0.0, 1.0);
     finite
         .map(|point| CurvePoint {
             position: point.position,
             accuracy: inside(point.accuracy),
-            interval: point
-                .interval
-                .map(|(low, high)| (inside(low), inside(high))),
+            interval: point.interval.map(|(low, high)| (inside(low), inside(high))),
         })
         .collect()
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -212,11 +182,7 @@ mod tests {
     use super::*;
 
     fn figure(series: Vec<CurveSeries>) -> CurveFigure {
-        CurveFigure {
-            title: "Accuracy of <demo> & co".to_owned(),
-            axis: CurveAxis::Labels,
-            series,
-        }
+        CurveFigure { title: "Accuracy of <demo> & co".to_owned(), axis: CurveAxis::Labels, series }
     }
 
     fn series(name: &str, accuracies: &[f64]) -> CurveSeries {
@@ -225,10 +191,7 @@ mod tests {
             accuracy,
             interval: Some((accuracy - 0.01, accuracy + 0.01)),
         };
-        CurveSeries {
-            name: name.to_owned(),
-            points: accuracies.iter().enumerate().map(point).collect(),
-        }
+        CurveSeries { name: name.to_owned(), points: accuracies.iter().enumerate().map(point).collect() }
     }
 
     #[test]
@@ -242,40 +205,21 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 3);
         assert_eq!(svg.matches("<polygon").count(), 1);
         assert!(svg.contains("#0072B2") && svg.contains("test accuracy"));
-        assert!(
-            svg.contains("currentColor") && !svg.contains(INK_HEX) && !svg.contains("#000000"),
-            "{svg}"
-        );
+        assert!(svg.contains("currentColor") && !svg.contains(INK_HEX) && !svg.contains("#000000"), "{svg}");
         assert!(!svg.contains(">\nmargin\n"), "one series needs no legend");
     }
 
     #[test]
     fn several_series_have_a_legend_with_escaped_names() {
-        let svg = curve_svg(&figure(vec![
-            series("u < v", &[0.6, 0.7]),
-            series("random", &[0.5, 0.6]),
-        ]));
-        assert!(
-            svg.contains("u &lt; v") && svg.contains("random") && svg.contains("#E69F00"),
-            "{svg}"
-        );
+        let svg = curve_svg(&figure(vec![series("u < v", &[0.6, 0.7]), series("random", &[0.5, 0.6])]));
+        assert!(svg.contains("u &lt; v") && svg.contains("random") && svg.contains("#E69F00"), "{svg}");
     }
 
     #[test]
     fn no_points_and_points_that_are_no_numbers_leave_empty_axes() {
         let wrong = [(f64::NAN, 0.5), (100.0, f64::INFINITY), (-1.0, 0.5)];
-        let points = wrong.map(|(position, accuracy)| CurvePoint {
-            position,
-            accuracy,
-            interval: None,
-        });
-        for series in [
-            vec![],
-            vec![CurveSeries {
-                name: "x".into(),
-                points: points.to_vec(),
-            }],
-        ] {
+        let points = wrong.map(|(position, accuracy)| CurvePoint { position, accuracy, interval: None });
+        for series in [vec![], vec![CurveSeries { name: "x".into(), points: points.to_vec() }]] {
             let svg = curve_svg(&figure(series));
             assert!(svg.contains("labels") && !svg.contains("<circle"), "{svg}");
         }
@@ -283,15 +227,8 @@ mod tests {
 
     #[test]
     fn a_single_perfect_score_is_drawn_within_the_axes() {
-        let point = CurvePoint {
-            position: 0.0,
-            accuracy: 1.0,
-            interval: Some((0.9, 1.2)),
-        };
-        let svg = curve_svg(&figure(vec![CurveSeries {
-            name: "x".into(),
-            points: vec![point],
-        }]));
+        let point = CurvePoint { position: 0.0, accuracy: 1.0, interval: Some((0.9, 1.2)) };
+        let svg = curve_svg(&figure(vec![CurveSeries { name: "x".into(), points: vec![point] }]));
         assert_eq!(svg.matches("<circle").count(), 1);
     }
 }

@@ -84,32 +84,21 @@ impl MaybeCaller {
 impl FromRequestParts<AppState> for MaybeCaller {
     type Rejection = std::convert::Infallible;
 
-    async fn from_request_parts(
-        parts: &mut Parts,
-        app: &AppState,
-    ) -> Result<Self, Self::Rejection> {
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Self::Rejection> {
         Ok(Self(authenticate(app, parts).await))
     }
 }
 
 fn require(principal: &Principal, role: Role) -> Result<(), ApiError> {
-    if principal.has_role(role) {
-        Ok(())
-    } else {
-        Err(ApiError::needs_role(role, principal.role))
-    }
+    if principal.has_role(role) { Ok(()) } else { Err(ApiError::needs_role(role, principal.role)) }
 }
 
 /// Finds the caller of a request by its bearer token, or by its cookie when it has none.
 async fn authenticate(app: &AppState, parts: &Parts) -> Result<Principal, ApiError> {
     let principal = if let Some(header) = parts.headers.get(AUTHORIZATION) {
-        let text = header
-            .to_str()
-            .ok()
-            .and_then(bearer)
-            .and_then(TokenText::parse);
-        let text = text
-            .ok_or_else(|| unauthenticated("the Authorization header must be 'Bearer <token>'"))?;
+        let text = header.to_str().ok().and_then(bearer).and_then(TokenText::parse);
+        let text =
+            text.ok_or_else(|| unauthenticated("the Authorization header must be 'Bearer <token>'"))?;
         principal_of_text(app, &text).await?
     } else if let Some(value) = cookie(&parts.headers, SESSION_COOKIE) {
         let token = session::open(&app.key, value, Utc::now())
@@ -119,9 +108,7 @@ async fn authenticate(app: &AppState, parts: &Parts) -> Result<Principal, ApiErr
         }
         principal_of_id(app, token).await?
     } else {
-        return Err(unauthenticated(
-            "send 'Authorization: Bearer <token>', or log in on the page",
-        ));
+        return Err(unauthenticated("send 'Authorization: Bearer <token>', or log in on the page"));
     };
     tracing::Span::current().record("caller.token", tracing::field::display(principal.token));
     Ok(principal)
@@ -179,13 +166,12 @@ pub fn check_origin(method: &Method, headers: &HeaderMap) -> Result<(), ApiError
     let own = match text("sec-fetch-site") {
         Some(site) => site == "same-origin",
         // Older browsers send Origin alone; it names scheme and host, of which the proxy may have changed the scheme.
-        None => match (
-            text(ORIGIN.as_str()).and_then(|origin| origin.split_once("://")),
-            text(HOST.as_str()),
-        ) {
-            (Some((_, origin_host)), Some(host)) => origin_host == host,
-            _ => false,
-        },
+        None => {
+            match (text(ORIGIN.as_str()).and_then(|origin| origin.split_once("://")), text(HOST.as_str())) {
+                (Some((_, origin_host)), Some(host)) => origin_host == host,
+                _ => false,
+            }
+        }
     };
     if own {
         return Ok(());
@@ -208,8 +194,7 @@ pub async fn find_project(
         Ok(id) => store::project::find(connection, id).await?,
         Err(_) => store::project::find_by_name(connection, key).await?,
     };
-    row.filter(|row| caller.may_touch(row.id))
-        .ok_or_else(|| ApiError::not_found("project", key))
+    row.filter(|row| caller.may_touch(row.id)).ok_or_else(|| ApiError::not_found("project", key))
 }
 
 #[cfg(test)]
@@ -221,12 +206,7 @@ mod tests {
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| {
-                (
-                    name.parse().expect("a name"),
-                    HeaderValue::from_static(value),
-                )
-            })
+            .map(|(name, value)| (name.parse().expect("a name"), HeaderValue::from_static(value)))
             .collect()
     }
 
@@ -242,10 +222,7 @@ mod tests {
         #[case] pairs: &[(&'static str, &'static str)],
         #[case] allowed: bool,
     ) {
-        assert_eq!(
-            check_origin(&Method::POST, &headers(pairs)).is_ok(),
-            allowed
-        );
+        assert_eq!(check_origin(&Method::POST, &headers(pairs)).is_ok(), allowed);
     }
 
     #[test]

@@ -18,11 +18,9 @@ impl From<StoreError> for ApiError {
                 RETRY_AFTER_SECONDS,
                 error,
             ),
-            StoreError::Retry(_) => Self::unavailable(
-                "a concurrent change won; nothing was changed, try again",
-                1,
-                error,
-            ),
+            StoreError::Retry(_) => {
+                Self::unavailable("a concurrent change won; nothing was changed, try again", 1, error)
+            }
             StoreError::Conflict { .. } => {
                 Self::conflict("somebody else changed the same thing; read it again and repeat")
             }
@@ -65,14 +63,12 @@ impl From<LabelingError> for ApiError {
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::QueueFull | EngineError::Stopped => Self::unavailable(
-                "the engine has no time for now; try again",
-                RETRY_AFTER_SECONDS,
-                error,
-            ),
-            EngineError::NoModel => Self::conflict(
-                "the project has no model in this server yet; its first batch trains one",
-            ),
+            EngineError::QueueFull | EngineError::Stopped => {
+                Self::unavailable("the engine has no time for now; try again", RETRY_AFTER_SECONDS, error)
+            }
+            EngineError::NoModel => {
+                Self::conflict("the project has no model in this server yet; its first batch trains one")
+            }
             EngineError::Panicked(_)
             | EngineError::Failed(_)
             | EngineError::Device { .. }
@@ -85,11 +81,9 @@ impl From<BlobError> for ApiError {
     fn from(error: BlobError) -> Self {
         match error {
             BlobError::Missing { .. } | BlobError::Address { .. } => Self::internal(error),
-            BlobError::Full { .. } => Self::unavailable(
-                "the object store has no room left; an operator must make some",
-                60,
-                error,
-            ),
+            BlobError::Full { .. } => {
+                Self::unavailable("the object store has no room left; an operator must make some", 60, error)
+            }
             BlobError::Failed { .. } => Self::unavailable(
                 "the object store does not answer for now; try again",
                 RETRY_AFTER_SECONDS,

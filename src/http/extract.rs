@@ -26,9 +26,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
             axum::extract::Path::from_request_parts(parts, state).await;
         match parsed {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
-            Err(rejection) if rejection.status().is_server_error() => {
-                Err(ApiError::internal(rejection))
-            }
+            Err(rejection) if rejection.status().is_server_error() => Err(ApiError::internal(rejection)),
             Err(rejection) => Err(ApiError::new(ProblemKind::NotFound, rejection.body_text())),
         }
     }
@@ -48,9 +46,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Query<T
             Err(rejection) => {
                 // axum writes "Failed to deserialize query string: <parameter>: <reason>".
                 let text = rejection.body_text();
-                let found = text
-                    .split_once(": ")
-                    .map_or(text.as_str(), |(_, found)| found);
+                let found = text.split_once(": ").map_or(text.as_str(), |(_, found)| found);
                 let (parameter, reason) = found.split_once(": ").unwrap_or((".", found));
                 Err(ApiError::invalid(vec![field_error(parameter, reason)]))
             }
@@ -75,31 +71,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 pub async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
     let read: Result<Bytes, BytesRejection> = Bytes::from_request(request, state).await;
     read.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
-            ProblemKind::TooLarge,
-            "the body is larger than this path takes; send it in parts",
-        ),
-        _ => ApiError::new(
-            ProblemKind::Malformed,
-            "the body ended before it was complete",
-        ),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new(ProblemKind::TooLarge, "the body is larger than this path takes; send it in parts")
+        }
+        _ => ApiError::new(ProblemKind::Malformed, "the body ended before it was complete"),
     })
 }
 
 /// Parses a JSON body. An empty one counts as `{}`, so calls without fields need none; another media type is 415.
 pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, ApiError> {
-    let media_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     if bytes.is_empty() {
         return parse_bytes(b"{}");
     }
-    if media_type
-        .split(';')
-        .next()
-        .is_none_or(|name| !name.trim().eq_ignore_ascii_case("application/json"))
-    {
+    if media_type.split(';').next().is_none_or(|name| !name.trim().eq_ignore_ascii_case("application/json")) {
         return Err(ApiError::new(
             ProblemKind::UnsupportedMediaType,
             format!("the body must be application/json; it says '{media_type}'"),
@@ -118,18 +103,12 @@ fn parse_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             let reason = text.split(" at line ").next().unwrap_or(&text);
             ApiError::invalid(vec![field_error(&path, reason)])
         } else {
-            ApiError::new(
-                ProblemKind::Malformed,
-                format!("the body is no JSON: {inner}"),
-            )
+            ApiError::new(ProblemKind::Malformed, format!("the body is no JSON: {inner}"))
         }
     })?;
-    reader.end().map_err(|error| {
-        ApiError::new(
-            ProblemKind::Malformed,
-            format!("the body is no JSON: {error}"),
-        )
-    })?;
+    reader
+        .end()
+        .map_err(|error| ApiError::new(ProblemKind::Malformed, format!("the body is no JSON: {error}")))?;
     Ok(value)
 }
 
@@ -190,10 +169,7 @@ impl PageQuery {
 pub fn page_limit(limit: Option<u32>) -> Result<u32, ApiError> {
     match limit.unwrap_or(100) {
         limit @ 1..=PAGE_LIMIT_MAX => Ok(limit),
-        _ => Err(ApiError::invalid_field(
-            "limit",
-            format!("must be 1 to {PAGE_LIMIT_MAX}"),
-        )),
+        _ => Err(ApiError::invalid_field("limit", format!("must be 1 to {PAGE_LIMIT_MAX}"))),
     }
 }
 
@@ -224,10 +200,7 @@ impl<T> Page<T> {
     ) -> Self {
         let full = rows.len() as u64 >= u64::from(limit);
         let next = rows.last().filter(|_| full).map(cursor);
-        Self {
-            items: rows.into_iter().map(entry).collect(),
-            next,
-        }
+        Self { items: rows.into_iter().map(entry).collect(), next }
     }
 }
 
@@ -254,10 +227,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Outer, ApiError> {
         let mut headers = HeaderMap::new();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/json; charset=utf-8"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         parse_json(&headers, text.as_bytes())
     }
 
@@ -270,24 +240,13 @@ mod tests {
     fn the_field_that_is_wrong_is_named(#[case] body: &str, #[case] field: &str) {
         let error = parse(body).expect_err("an invalid body");
         assert_eq!(error.kind(), ProblemKind::Invalid);
-        assert!(
-            format!("{error:?}").contains(&format!("field: \"{field}\"")),
-            "{error:?}"
-        );
+        assert!(format!("{error:?}").contains(&format!("field: \"{field}\"")), "{error:?}");
     }
 
     #[test]
     fn what_is_no_json_is_malformed_and_another_media_type_unsupported() {
-        assert_eq!(
-            parse("{").expect_err("half a body").kind(),
-            ProblemKind::Malformed
-        );
-        assert_eq!(
-            parse(r#"{"inner": {"count": 3}} x"#)
-                .expect_err("more")
-                .kind(),
-            ProblemKind::Malformed
-        );
+        assert_eq!(parse("{").expect_err("half a body").kind(), ProblemKind::Malformed);
+        assert_eq!(parse(r#"{"inner": {"count": 3}} x"#).expect_err("more").kind(), ProblemKind::Malformed);
         let plain = parse_json::<Outer>(&HeaderMap::new(), b"{}").expect_err("no media type");
         assert_eq!(plain.kind(), ProblemKind::UnsupportedMediaType);
     }

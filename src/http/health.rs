@@ -64,11 +64,7 @@ pub async fn get_readiness(State(app): State<AppState>) -> Response {
             let current = version == Some(migrate::program_version());
             (
                 check("database", true, ""),
-                check(
-                    "schema",
-                    current,
-                    "the migrations are not current; run `gleaner migrate`",
-                ),
+                check("schema", current, "the migrations are not current; run `gleaner migrate`"),
             )
         }
         Err(error) => {
@@ -88,18 +84,10 @@ pub async fn get_readiness(State(app): State<AppState>) -> Response {
     };
     let checks = vec![database, schema, storage];
     let ready = checks.iter().all(|check| check.ok);
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(Readiness { ready, checks })).into_response()
 }
 
 fn check(name: &'static str, ok: bool, detail: &'static str) -> Check {
-    Check {
-        name,
-        ok,
-        detail: (!ok).then_some(detail),
-    }
+    Check { name, ok, detail: (!ok).then_some(detail) }
 }

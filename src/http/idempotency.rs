@@ -45,10 +45,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Post<T> {
         let headers = request.headers().clone();
         let bytes = read_body(request, app).await?;
         call.body_hash = Sha256::digest(&bytes).into();
-        Ok(Self {
-            body: parse_json(&headers, &bytes)?,
-            call,
-        })
+        Ok(Self { body: parse_json(&headers, &bytes)?, call })
     }
 }
 
@@ -67,48 +64,28 @@ impl Call {
     pub fn of(request: &Request) -> Result<Self, ApiError> {
         let key = request.headers().get(IDEMPOTENCY_KEY).map(|value| {
             let text = value.to_str().unwrap_or_default();
-            let right =
-                (1..=200).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+            let right = (1..=200).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
             if right { Ok(text.to_owned()) } else { Err(()) }
         });
         let key = key.transpose().map_err(|()| {
-            ApiError::invalid_field(
-                "Idempotency-Key",
-                "must be 1 to 200 visible ASCII characters",
-            )
+            ApiError::invalid_field("Idempotency-Key", "must be 1 to 200 visible ASCII characters")
         })?;
         // The path without the query: the body is compared, and no POST has a query that changes its meaning.
         let path = request.uri().path().to_owned();
-        Ok(Self {
-            method: request.method().to_string(),
-            path,
-            key,
-            body_hash: [0; 32],
-        })
+        Ok(Self { method: request.method().to_string(), path, key, body_hash: [0; 32] })
     }
 
     /// Begins the transaction of this call; waits for a twin in flight, and finds its answer.
     pub async fn begin(self, app: &AppState, token: TokenId) -> Result<Begun, ApiError> {
         let mut tx = app.store.begin().await?;
         let Some(key) = self.key else {
-            return Ok(Begun::Work(Work {
-                events: app.events.clone(),
-                tx,
-                key: None,
-            }));
+            return Ok(Begun::Work(Work { events: app.events.clone(), tx, key: None }));
         };
-        let key = idempotency::Key {
-            token,
-            method: self.method,
-            path: self.path,
-            key,
-        };
+        let key = idempotency::Key { token, method: self.method, path: self.path, key };
         match idempotency::begin(&mut tx, &key, &self.body_hash).await? {
-            idempotency::Begun::First => Ok(Begun::Work(Work {
-                events: app.events.clone(),
-                tx,
-                key: Some(key),
-            })),
+            idempotency::Begun::First => {
+                Ok(Begun::Work(Work { events: app.events.clone(), tx, key: Some(key) }))
+            }
             idempotency::Begun::Again { status, answer } => Ok(Begun::Replay(Replay {
                 status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK),
                 answer,
@@ -147,11 +124,7 @@ impl Work {
     }
 
     /// Keeps the answer under the key, commits, and gives the answer to send; by then all of it is durable.
-    pub async fn finish<T: Serialize>(
-        self,
-        status: StatusCode,
-        answer: &T,
-    ) -> Result<Response, ApiError> {
+    pub async fn finish<T: Serialize>(self, status: StatusCode, answer: &T) -> Result<Response, ApiError> {
         let response = (status, axum::Json(answer)).into_response();
         self.keep(status, answer).await?;
         Ok(response)
@@ -159,11 +132,7 @@ impl Work {
 
     /// Keeps what a replay will answer and commits. For the two calls whose answer differs from what is kept: a secret is shown once
     /// and stored nowhere, and a count is read afresh.
-    pub async fn keep<T: Serialize>(
-        mut self,
-        status: StatusCode,
-        answer: &T,
-    ) -> Result<(), ApiError> {
+    pub async fn keep<T: Serialize>(mut self, status: StatusCode, answer: &T) -> Result<(), ApiError> {
         if let Some(key) = &self.key {
             let kept = serde_json::to_value(answer).map_err(ApiError::internal)?;
             idempotency::finish(&mut self.tx, key, status.as_u16(), &kept).await?;
@@ -193,9 +162,7 @@ impl Replay {
 impl IntoResponse for Replay {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.answer)).into_response();
-        response
-            .headers_mut()
-            .insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
         response
     }
 }

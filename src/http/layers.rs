@@ -9,9 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HeaderName, SET_COOKIE,
-};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HeaderName, SET_COOKIE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -19,9 +17,7 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::Predicate;
-use tower_http::request_id::{
-    MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
-};
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::sensitive_headers::SetSensitiveHeadersLayer;
 use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
 use tower_http::trace::TraceLayer;
@@ -52,14 +48,8 @@ pub fn with_timeout<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Rout
     with_timeout_of(router, ANSWER_TIMEOUT)
 }
 
-fn with_timeout_of<S: Clone + Send + Sync + 'static>(
-    router: Router<S>,
-    timeout: Duration,
-) -> Router<S> {
-    router.layer(TimeoutLayer::with_status_code(
-        StatusCode::REQUEST_TIMEOUT,
-        timeout,
-    ))
+fn with_timeout_of<S: Clone + Send + Sync + 'static>(router: Router<S>, timeout: Duration) -> Router<S> {
+    router.layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, timeout))
 }
 
 /// Lays everything that all routes share around `router`; the first line is the innermost.
@@ -72,17 +62,8 @@ pub fn wrap(router: Router) -> Router {
         .layer(CompressionLayer::new().compress_when(CompressText))
         .layer(middleware::from_fn(harden))
         .layer(middleware::from_fn(metrics::track))
-        .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(request_span)
-                .on_request(())
-                .on_failure(()),
-        )
-        .layer(SetSensitiveHeadersLayer::new([
-            AUTHORIZATION,
-            COOKIE,
-            SET_COOKIE,
-        ]))
+        .layer(TraceLayer::new_for_http().make_span_with(request_span).on_request(()).on_failure(()))
+        .layer(SetSensitiveHeadersLayer::new([AUTHORIZATION, COOKIE, SET_COOKIE]))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
 }
@@ -92,8 +73,7 @@ async fn admit(State(admission): State<Arc<Semaphore>>, request: Request, next: 
     match admission.try_acquire() {
         Ok(_permit) => next.run(request).await,
         Err(_) => {
-            ApiError::too_many_requests("too many requests at once; try again in a moment", 1)
-                .into_response()
+            ApiError::too_many_requests("too many requests at once; try again in a moment", 1).into_response()
         }
     }
 }
@@ -111,27 +91,16 @@ async fn harden(request: Request, next: Next) -> Response {
         ("cross-origin-resource-policy", "same-origin"),
     ];
     for (name, value) in fixed {
-        headers.insert(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    headers
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
 fn request_span(request: &Request) -> tracing::Span {
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("", MatchedPath::as_str);
-    let id = request
-        .extensions()
-        .get::<RequestId>()
-        .and_then(|id| id.header_value().to_str().ok())
-        .unwrap_or("");
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let id =
+        request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or("");
     tracing::info_span!(
         "request",
         http.method = %request.method(),
@@ -148,11 +117,8 @@ struct CompressText;
 
 impl Predicate for CompressText {
     fn should_compress<B: HttpBody>(&self, response: &axum::http::Response<B>) -> bool {
-        let media_type = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("");
+        let media_type =
+            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         let text = [
             "application/json",
             "application/x-ndjson",
@@ -164,11 +130,7 @@ impl Predicate for CompressText {
         ]
         .iter()
         .any(|kind| media_type.starts_with(kind));
-        text && response
-            .body()
-            .size_hint()
-            .exact()
-            .is_none_or(|size_bytes| size_bytes >= 1024)
+        text && response.body().size_hint().exact().is_none_or(|size_bytes| size_bytes >= 1024)
     }
 }
 
@@ -196,13 +158,8 @@ mod tests {
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
         assert!(response.headers().contains_key("x-request-id"));
-        let body = axum::body::to_bytes(response.into_body(), 1 << 16)
-            .await
-            .unwrap();
-        assert!(
-            !String::from_utf8_lossy(&body).contains("secret"),
-            "{body:?}"
-        );
+        let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        assert!(!String::from_utf8_lossy(&body).contains("secret"), "{body:?}");
     }
 
     #[tokio::test]
@@ -210,14 +167,8 @@ mod tests {
         let slow = get(|| async {
             std::future::pending::<()>().await;
         });
-        let response = call(
-            wrap(with_timeout_of(
-                Router::new().route("/", slow),
-                Duration::from_millis(10),
-            )),
-            "/",
-        )
-        .await;
+        let response =
+            call(wrap(with_timeout_of(Router::new().route("/", slow), Duration::from_millis(10))), "/").await;
         assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
         assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
     }

@@ -19,16 +19,13 @@ use crate::telemetry::metric;
 pub async fn track(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().as_str().to_owned();
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("none", MatchedPath::as_str)
-        .to_owned();
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let response = next.run(request).await;
     let status = response.status().as_str().to_owned();
     metrics::histogram!(metric::HTTP_REQUEST_SECONDS, "method" => method.clone(), "route" => route.clone())
         .record(started.elapsed().as_secs_f64());
-    metrics::counter!(metric::HTTP_REQUESTS_TOTAL, "method" => method, "route" => route, "status" => status).increment(1);
+    metrics::counter!(metric::HTTP_REQUESTS_TOTAL, "method" => method, "route" => route, "status" => status)
+        .increment(1);
     response
 }
 
@@ -40,22 +37,14 @@ pub async fn track(request: Request, next: Next) -> Response {
     tag = "operations",
     responses((status = 200, description = "Prometheus' text form", body = String, content_type = "text/plain; version=0.0.4")),
 )]
-pub async fn get_metrics(
-    State(app): State<AppState>,
-    caller: MaybeCaller,
-) -> Result<Response, ApiError> {
+pub async fn get_metrics(State(app): State<AppState>, caller: MaybeCaller) -> Result<Response, ApiError> {
     if !app.metrics_open {
         caller.require(Role::Operator)?;
     }
     match &app.metrics {
-        Some(recorder) => Ok((
-            [(CONTENT_TYPE, "text/plain; version=0.0.4")],
-            recorder.render(),
-        )
-            .into_response()),
-        None => Err(ApiError::new(
-            ProblemKind::NotFound,
-            "this process records no metrics",
-        )),
+        Some(recorder) => {
+            Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()).into_response())
+        }
+        None => Err(ApiError::new(ProblemKind::NotFound, "this process records no metrics")),
     }
 }

@@ -48,9 +48,7 @@ struct Base;
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
     // The document is made of constants, and a test serializes it.
-    openapi()
-        .to_json()
-        .expect("a document made of constants can be serialized")
+    openapi().to_json().expect("a document made of constants can be serialized")
 });
 
 /// The document without paths, to which the routes add theirs.
@@ -61,37 +59,24 @@ pub(super) fn base() -> utoipa::openapi::OpenApi {
 /// The whole document.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut document = super::api()
-        .merge(super::predictions())
-        .merge(super::uploads())
-        .into_openapi();
+    let mut document = super::api().merge(super::predictions()).merge(super::uploads()).into_openapi();
     let components = document.components.get_or_insert_default();
     components.security_schemes.insert(
         "token".to_owned(),
         RefOr::T(SecurityScheme::Http(
-            HttpBuilder::new()
-                .scheme(HttpAuthScheme::Bearer)
-                .bearer_format("gl_…")
-                .build(),
+            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("gl_…").build(),
         )),
     );
     components.security_schemes.insert(
         "session".to_owned(),
-        RefOr::T(SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(
-            SESSION_COOKIE,
-        )))),
+        RefOr::T(SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE)))),
     );
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
-            operation
-                .responses
-                .responses
-                .insert("default".to_owned(), RefOr::T(problem_response()));
+            operation.responses.responses.insert("default".to_owned(), RefOr::T(problem_response()));
         }
         if let Some(post) = item.post.as_mut().filter(|post| post.security.is_none()) {
-            post.parameters
-                .get_or_insert_default()
-                .push(RefOr::T(idempotency_key()));
+            post.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
         }
     }
     document
@@ -99,36 +84,18 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// `GET /openapi.json`.
 pub async fn document() -> Response {
-    (
-        [
-            (CONTENT_TYPE, "application/json"),
-            (CACHE_CONTROL, "no-cache"),
-        ],
-        DOCUMENT.as_str(),
-    )
-        .into_response()
+    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")], DOCUMENT.as_str()).into_response()
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [
-        &mut item.get,
-        &mut item.post,
-        &mut item.put,
-        &mut item.patch,
-        &mut item.delete,
-    ]
-    .into_iter()
-    .filter_map(Option::as_mut)
+    [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
+        .into_iter()
+        .filter_map(Option::as_mut)
 }
 
 fn problem_response() -> ApiResponse {
-    let content = ContentBuilder::new()
-        .schema(Some(Ref::from_schema_name("Problem")))
-        .build();
-    ResponseBuilder::new()
-        .description("What went wrong")
-        .content(PROBLEM_JSON, content)
-        .build()
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new().description("What went wrong").content(PROBLEM_JSON, content).build()
 }
 
 fn idempotency_key() -> Parameter {
@@ -136,7 +103,9 @@ fn idempotency_key() -> Parameter {
         .name("Idempotency-Key")
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
-        .description(Some("1 to 200 visible characters; the same key with the same body gives the first answer again"))
+        .description(Some(
+            "1 to 200 visible characters; the same key with the same body gives the first answer again",
+        ))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()))
         .build()
 }
@@ -172,10 +141,7 @@ mod tests {
         let text = document.to_string();
         for reference in text.split("\"#/components/schemas/").skip(1) {
             let name = reference.split('"').next().unwrap_or_default();
-            assert!(
-                document["components"]["schemas"].get(name).is_some(),
-                "no schema {name}"
-            );
+            assert!(document["components"]["schemas"].get(name).is_some(), "no schema {name}");
         }
     }
 }

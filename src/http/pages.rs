@@ -41,21 +41,14 @@ pub async fn docs_page(headers: HeaderMap) -> Result<Response, ApiError> {
 }
 
 /// `/static/{path}`: scripts, styles and pictures of the pages.
-pub async fn static_file(
-    Path(path): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub async fn static_file(Path(path): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     serve(&path, &headers)
 }
 
 /// `/problems/{slug}`: what a `type` of an error means.
 pub async fn problem_page(Path(slug): Path<String>) -> Result<Html<String>, ApiError> {
-    let kind = ProblemKind::ALL
-        .into_iter()
-        .find(|kind| kind.describe().0 == slug);
-    let (_, status, title) = kind
-        .ok_or_else(|| ApiError::not_found("problem type", &slug))?
-        .describe();
+    let kind = ProblemKind::ALL.into_iter().find(|kind| kind.describe().0 == slug);
+    let (_, status, title) = kind.ok_or_else(|| ApiError::not_found("problem type", &slug))?.describe();
     Ok(Html(format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title><h1>{title}</h1>\
          <p>Answered with status {status}; the field <code>detail</code> of the answer says what happened and what to do.</p></html>"
@@ -63,16 +56,12 @@ pub async fn problem_page(Path(slug): Path<String>) -> Result<Html<String>, ApiE
 }
 
 fn serve(name: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
-    let file = Static::get(name).ok_or_else(|| {
-        ApiError::new(ProblemKind::NotFound, format!("there is no page '{name}'"))
-    })?;
+    let file = Static::get(name)
+        .ok_or_else(|| ApiError::new(ProblemKind::NotFound, format!("there is no page '{name}'")))?;
     let tag = format!("\"{}\"", hex::encode(&file.metadata.sha256_hash()[..16]));
     // A page must not outlive an upgrade of the service, so the browser asks each time and mostly gets 304.
     let fixed = [(ETAG, tag.clone()), (CACHE_CONTROL, "no-cache".to_owned())];
-    if headers
-        .get(IF_NONE_MATCH)
-        .is_some_and(|known| known.as_bytes() == tag.as_bytes())
-    {
+    if headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return Ok((StatusCode::NOT_MODIFIED, fixed).into_response());
     }
     let media_type = media_type(&file);
@@ -81,11 +70,7 @@ fn serve(name: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
 
 fn media_type(file: &EmbeddedFile) -> String {
     let guessed = file.metadata.mimetype();
-    if guessed.starts_with("text/") {
-        format!("{guessed}; charset=utf-8")
-    } else {
-        guessed.to_owned()
-    }
+    if guessed.starts_with("text/") { format!("{guessed}; charset=utf-8") } else { guessed.to_owned() }
 }
 
 #[cfg(test)]
@@ -98,10 +83,7 @@ mod tests {
         assert_eq!(first.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
         let mut headers = HeaderMap::new();
         headers.insert(IF_NONE_MATCH, first.headers()[ETAG].clone());
-        assert_eq!(
-            serve("docs.html", &headers).expect("no change").status(),
-            StatusCode::NOT_MODIFIED
-        );
+        assert_eq!(serve("docs.html", &headers).expect("no change").status(), StatusCode::NOT_MODIFIED);
     }
 
     #[test]

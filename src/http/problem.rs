@@ -87,83 +87,37 @@ impl ProblemKind {
     #[must_use]
     pub fn describe(self) -> (&'static str, StatusCode, &'static str) {
         match self {
-            Self::Malformed => (
-                "malformed",
-                StatusCode::BAD_REQUEST,
-                "The request can't be read",
-            ),
-            Self::Unauthenticated => (
-                "unauthenticated",
-                StatusCode::UNAUTHORIZED,
-                "A valid token is needed",
-            ),
-            Self::Forbidden => (
-                "forbidden",
-                StatusCode::FORBIDDEN,
-                "The token doesn't allow this",
-            ),
+            Self::Malformed => ("malformed", StatusCode::BAD_REQUEST, "The request can't be read"),
+            Self::Unauthenticated => ("unauthenticated", StatusCode::UNAUTHORIZED, "A valid token is needed"),
+            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "The token doesn't allow this"),
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such thing"),
-            Self::MethodNotAllowed => (
-                "method-not-allowed",
-                StatusCode::METHOD_NOT_ALLOWED,
-                "The path knows other methods",
-            ),
-            Self::Timeout => (
-                "timeout",
-                StatusCode::REQUEST_TIMEOUT,
-                "The request took too long",
-            ),
-            Self::Conflict => (
-                "conflict",
-                StatusCode::CONFLICT,
-                "The present state doesn't allow this",
-            ),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The path knows other methods")
+            }
+            Self::Timeout => ("timeout", StatusCode::REQUEST_TIMEOUT, "The request took too long"),
+            Self::Conflict => ("conflict", StatusCode::CONFLICT, "The present state doesn't allow this"),
             Self::NameTaken => ("name-taken", StatusCode::CONFLICT, "The name is taken"),
-            Self::Frozen => (
-                "frozen",
-                StatusCode::CONFLICT,
-                "The setting can't change any more",
-            ),
-            Self::EmptyProject => (
-                "empty-project",
-                StatusCode::CONFLICT,
-                "The project has nothing to work on",
-            ),
+            Self::Frozen => ("frozen", StatusCode::CONFLICT, "The setting can't change any more"),
+            Self::EmptyProject => {
+                ("empty-project", StatusCode::CONFLICT, "The project has nothing to work on")
+            }
             Self::IdempotencyMismatch => (
                 "idempotency-mismatch",
                 StatusCode::CONFLICT,
                 "The idempotency key belongs to another request",
             ),
-            Self::TooLarge => (
-                "too-large",
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "The body is over its limit",
-            ),
+            Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is over its limit"),
             Self::UnsupportedMediaType => (
                 "unsupported-media-type",
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "The body has another media type",
             ),
-            Self::Invalid => (
-                "invalid",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "A field is not valid",
-            ),
-            Self::TooManyRequests => (
-                "too-many-requests",
-                StatusCode::TOO_MANY_REQUESTS,
-                "Too many requests",
-            ),
-            Self::Internal => (
-                "internal",
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "The service failed",
-            ),
-            Self::Unavailable => (
-                "unavailable",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Not available for now",
-            ),
+            Self::Invalid => ("invalid", StatusCode::UNPROCESSABLE_ENTITY, "A field is not valid"),
+            Self::TooManyRequests => {
+                ("too-many-requests", StatusCode::TOO_MANY_REQUESTS, "Too many requests")
+            }
+            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The service failed"),
+            Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not available for now"),
         }
     }
 
@@ -172,11 +126,7 @@ impl ProblemKind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.describe().1 == status)
-            .unwrap_or(if status.is_server_error() {
-                Self::Internal
-            } else {
-                Self::Malformed
-            })
+            .unwrap_or(if status.is_server_error() { Self::Internal } else { Self::Malformed })
     }
 }
 
@@ -193,21 +143,12 @@ pub struct ApiError {
 impl ApiError {
     /// An error of a kind with words for the person who sent the request.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self {
-            kind,
-            detail: detail.into(),
-            errors: Vec::new(),
-            retry_after_seconds: None,
-            source: None,
-        }
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_seconds: None, source: None }
     }
 
     /// 404: there is no `thing` of this name or id.
     pub fn not_found(thing: &str, key: impl std::fmt::Display) -> Self {
-        Self::new(
-            ProblemKind::NotFound,
-            format!("there is no {thing} '{key}', or the token may not see it"),
-        )
+        Self::new(ProblemKind::NotFound, format!("there is no {thing} '{key}', or the token may not see it"))
     }
 
     /// 409: the present state doesn't allow it.
@@ -220,25 +161,16 @@ impl ApiError {
     pub fn needs_role(role: Role, has: Role) -> Self {
         Self::new(
             ProblemKind::Forbidden,
-            format!(
-                "this needs a token of role {} or higher; yours is {}",
-                role.as_str(),
-                has.as_str()
-            ),
+            format!("this needs a token of role {} or higher; yours is {}", role.as_str(), has.as_str()),
         )
     }
 
     /// 422 with one entry a field.
     #[must_use]
     pub fn invalid(errors: Vec<FieldError>) -> Self {
-        let fields: Vec<_> = errors
-            .iter()
-            .map(|error| format!("{}: {}", error.field, error.detail))
-            .collect();
-        Self {
-            errors,
-            ..Self::new(ProblemKind::Invalid, fields.join("; "))
-        }
+        let fields: Vec<_> =
+            errors.iter().map(|error| format!("{}: {}", error.field, error.detail)).collect();
+        Self { errors, ..Self::new(ProblemKind::Invalid, fields.join("; ")) }
     }
 
     /// 422 for one field.
@@ -248,10 +180,7 @@ impl ApiError {
 
     /// 500; the cause goes to the log only.
     pub fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self {
-            source: Some(source.into()),
-            ..Self::new(ProblemKind::Internal, "")
-        }
+        Self { source: Some(source.into()), ..Self::new(ProblemKind::Internal, "") }
     }
 
     /// 503 with Retry-After; the cause goes to the log only.
@@ -280,22 +209,11 @@ impl ApiError {
     #[must_use]
     pub fn below(self, prefix: &str) -> Self {
         let place = |field: String| {
-            if field == "body" {
-                prefix.to_owned()
-            } else {
-                format!("{prefix}.{field}")
-            }
+            if field == "body" { prefix.to_owned() } else { format!("{prefix}.{field}") }
         };
-        let errors = self
-            .errors
-            .into_iter()
-            .map(|error| FieldError::new(place(error.field), error.detail))
-            .collect();
-        if self.kind == ProblemKind::Invalid {
-            Self::invalid(errors)
-        } else {
-            Self { errors, ..self }
-        }
+        let errors =
+            self.errors.into_iter().map(|error| FieldError::new(place(error.field), error.detail)).collect();
+        if self.kind == ProblemKind::Invalid { Self::invalid(errors) } else { Self { errors, ..self } }
     }
 
     /// Adds further fields to a 422, so that one answer names all.
@@ -341,10 +259,7 @@ impl IntoResponse for ApiError {
         let error_id = Uuid::now_v7();
         let mut detail = self.detail;
         if status.is_server_error() {
-            let cause = self
-                .source
-                .map(|source| chain(source.as_ref()))
-                .unwrap_or_default();
+            let cause = self.source.map(|source| chain(source.as_ref())).unwrap_or_default();
             tracing::error!(error.id = %error_id, error.cause = cause, http.status = status.as_u16(), "request failed");
             if detail.is_empty() {
                 detail = format!("the service failed; its log has more under error_id {error_id}");
@@ -377,19 +292,13 @@ impl IntoResponse for ApiError {
 pub async fn unknown_path(request: Request) -> ApiError {
     ApiError::new(
         ProblemKind::NotFound,
-        format!(
-            "there is nothing at {}; /openapi.json lists what there is",
-            request.uri().path()
-        ),
+        format!("there is nothing at {}; /openapi.json lists what there is", request.uri().path()),
     )
 }
 
 /// The answer to a request whose handler panicked.
 #[must_use]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the layer hands over the payload of the panic"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands over the payload of the panic")]
 pub fn panicked(payload: Box<dyn Any + Send + 'static>) -> Response {
     let reason = payload
         .downcast_ref::<String>()
@@ -416,8 +325,7 @@ pub async fn normalize(request: Request, next: Next) -> Response {
     let kind = ProblemKind::of_status(status);
     let allow = response.headers().get(ALLOW).cloned();
     let detail = match kind {
-        ProblemKind::MethodNotAllowed => match allow.as_ref().and_then(|value| value.to_str().ok())
-        {
+        ProblemKind::MethodNotAllowed => match allow.as_ref().and_then(|value| value.to_str().ok()) {
             Some(methods) => format!("{path} doesn't know {method}; it knows {methods}"),
             None => format!("{path} doesn't know {method}"),
         },
@@ -425,10 +333,7 @@ pub async fn normalize(request: Request, next: Next) -> Response {
             "the request was not answered within its time; it may be sent again".to_owned()
         }
         ProblemKind::TooLarge => "the body is larger than this path takes".to_owned(),
-        _ => status
-            .canonical_reason()
-            .unwrap_or("the request was refused")
-            .to_lowercase(),
+        _ => status.canonical_reason().unwrap_or("the request was refused").to_lowercase(),
     };
     let mut problem = ApiError::new(kind, detail).into_response();
     if let Some(methods) = allow {
@@ -454,9 +359,7 @@ mod tests {
     use super::*;
 
     async fn body_of(response: Response) -> serde_json::Value {
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 16)
-            .await
-            .expect("a short body");
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 16).await.expect("a short body");
         serde_json::from_slice(&bytes).expect("JSON")
     }
 
@@ -467,12 +370,7 @@ mod tests {
         assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
         let body = body_of(response).await;
         assert!(!body.to_string().contains("password"), "{body}");
-        assert!(
-            body["detail"]
-                .as_str()
-                .expect("words")
-                .contains(body["error_id"].as_str().expect("an id"))
-        );
+        assert!(body["detail"].as_str().expect("words").contains(body["error_id"].as_str().expect("an id")));
     }
 
     #[tokio::test]
@@ -488,10 +386,7 @@ mod tests {
 
     #[test]
     fn kinds_have_types_of_their_own() {
-        let mut slugs: Vec<_> = ProblemKind::ALL
-            .iter()
-            .map(|kind| kind.describe().0)
-            .collect();
+        let mut slugs: Vec<_> = ProblemKind::ALL.iter().map(|kind| kind.describe().0).collect();
         slugs.sort_unstable();
         slugs.dedup();
         assert_eq!(slugs.len(), ProblemKind::ALL.len());

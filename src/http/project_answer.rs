@@ -106,12 +106,7 @@ pub struct ClassAnswer {
 
 impl From<ClassRow> for ClassAnswer {
     fn from(row: ClassRow) -> Self {
-        Self {
-            index: row.index,
-            name: row.name,
-            colour: row.colour,
-            hotkey: row.hotkey,
-        }
+        Self { index: row.index, name: row.name, colour: row.colour, hotkey: row.hotkey }
     }
 }
 
@@ -130,55 +125,37 @@ pub struct JobProgress {
 impl JobProgress {
     fn new(job: &JobRow, now: DateTime<Utc>) -> Self {
         let (done, total) = (job.done_count, job.total_count);
-        let spent_seconds = job
-            .started_at
-            .map(|start| (now - start).as_seconds_f64())
-            .filter(|seconds| *seconds > 0.0);
+        let spent_seconds =
+            job.started_at.map(|start| (now - start).as_seconds_f64()).filter(|seconds| *seconds > 0.0);
         let eta_seconds = match spent_seconds {
             Some(seconds) if done > 0 && total >= done => {
                 Some((seconds * (total - done) as f64 / done as f64).round())
             }
             _ => None,
         };
-        Self {
-            job: job.kind,
-            done,
-            total,
-            eta_seconds,
-        }
+        Self { job: job.kind, done, total, eta_seconds }
     }
 }
 
 /// Reads what belongs to a project's answer.
-pub async fn describe(
-    connection: &mut PgConnection,
-    row: ProjectRow,
-) -> Result<ProjectAnswer, ApiError> {
+pub async fn describe(connection: &mut PgConnection, row: ProjectRow) -> Result<ProjectAnswer, ApiError> {
     let counts = store::item::count(connection, row.id).await?;
     let classes = store::class::list(connection, row.id).await?;
     let standing = store::round::find_standing(connection, row.id).await?;
     let running = store::job::find_running(connection, row.id).await?;
     let failed = store::job::find_failed(connection, row.id).await?;
-    let vote_count =
-        u64::try_from(store::label::count_paid(connection, row.id).await?).unwrap_or_default();
+    let vote_count = u64::try_from(store::label::count_paid(connection, row.id).await?).unwrap_or_default();
     let model = match row.model_version {
         Some(version) => store::model::find(connection, row.id, version).await?,
         None => None,
     };
-    let budget = Budget {
-        total: row.settings.budget,
-        cost_per_label: row.settings.cost_per_label,
-    };
+    let budget = Budget { total: row.settings.budget, cost_per_label: row.settings.cost_per_label };
     // A finished project has nothing left to retry.
     let failed = failed.filter(|_| row.state != ProjectState::Finished);
     Ok(ProjectAnswer {
         id: row.id,
         name: row.name,
-        state: if failed.is_some() {
-            ShownState::Failed
-        } else {
-            row.state.into()
-        },
+        state: if failed.is_some() { ShownState::Failed } else { row.state.into() },
         error: failed.and_then(|job| job.error),
         paused: row.paused,
         finish_requested: row.finish_requested,

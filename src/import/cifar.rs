@@ -36,9 +36,7 @@ pub(super) fn is_in_tar(path: &Path) -> Result<bool, ImportError> {
     let mut walker = TarWalker::open(path)?;
     for _ in 0..LOOKED_AT_COUNT {
         match walker.next_member() {
-            Ok(Some(member))
-                if is_batch_name(Path::new(&*String::from_utf8_lossy(&member.raw_name))) =>
-            {
+            Ok(Some(member)) if is_batch_name(Path::new(&*String::from_utf8_lossy(&member.raw_name))) => {
                 return Ok(true);
             }
             Ok(Some(_)) => {}
@@ -91,51 +89,24 @@ struct Batch {
 
 impl Batch {
     fn new(name: String, bytes: Vec<u8>) -> Self {
-        let split = Some(if name == "test_batch" {
-            Split::Test
-        } else {
-            Split::Pool
-        });
-        Self {
-            name,
-            split,
-            bytes,
-            position: 0,
-        }
+        let split = Some(if name == "test_batch" { Split::Test } else { Split::Pool });
+        Self { name, split, bytes, position: 0 }
     }
 
     fn next_entry(&mut self) -> Option<Entry> {
-        let record = self
-            .bytes
-            .get(self.position * RECORD_BYTES..)
-            .filter(|rest| !rest.is_empty())?;
+        let record = self.bytes.get(self.position * RECORD_BYTES..).filter(|rest| !rest.is_empty())?;
         let name = format!("{}/{:05}", self.name, self.position);
         self.position += 1;
         let Some(record) = record.first_chunk::<RECORD_BYTES>() else {
             let reason = "the batch ends within this record".to_owned();
-            return Some(Entry {
-                name,
-                split: self.split,
-                class: None,
-                payload: Err(reason),
-            });
+            return Some(Entry { name, split: self.split, class: None, payload: Err(reason) });
         };
         let (label, planes) = (record[0], &record[1..]);
-        let pixels = (0..PLANE_BYTES)
-            .flat_map(|at| [0, 1, 2].map(|plane| planes[plane * PLANE_BYTES + at]))
-            .collect();
-        let payload = Ok(EntryPayload::Pixels {
-            width: EDGE as u32,
-            height: EDGE as u32,
-            channels: 3,
-            pixels,
-        });
-        Some(Entry {
-            name,
-            split: self.split,
-            class: Some(SourceClass::Number(label.into())),
-            payload,
-        })
+        let pixels =
+            (0..PLANE_BYTES).flat_map(|at| [0, 1, 2].map(|plane| planes[plane * PLANE_BYTES + at])).collect();
+        let payload =
+            Ok(EntryPayload::Pixels { width: EDGE as u32, height: EDGE as u32, channels: 3, pixels });
+        Some(Entry { name, split: self.split, class: Some(SourceClass::Number(label.into())), payload })
     }
 }
 
@@ -160,8 +131,7 @@ impl CifarSource {
             Self::open_archive(path)?
         };
         if source.entry_count == 0 {
-            let reason =
-                "it holds no CIFAR-10 batches; names such as data_batch_1.bin are expected";
+            let reason = "it holds no CIFAR-10 batches; names such as data_batch_1.bin are expected";
             return Err(ImportError::malformed(path, reason));
         }
         Ok(source)
@@ -170,34 +140,18 @@ impl CifarSource {
     fn open_files(path: &Path, batches: Vec<PathBuf>) -> Result<Self, ImportError> {
         let mut entry_count = 0;
         for batch in &batches {
-            let metadata = batch
-                .metadata()
-                .map_err(|source| ImportError::unreadable(batch, source))?;
+            let metadata = batch.metadata().map_err(|source| ImportError::unreadable(batch, source))?;
             entry_count += metadata.len().div_ceil(RECORD_BYTES as u64);
         }
-        let names_path = batches
-            .first()
-            .map(|batch| batch.with_file_name(NAMES_FILE));
-        let class_names = names_path
-            .and_then(|path| fs::read(path).ok())
-            .and_then(|bytes| parse_names(&bytes));
+        let names_path = batches.first().map(|batch| batch.with_file_name(NAMES_FILE));
+        let class_names =
+            names_path.and_then(|path| fs::read(path).ok()).and_then(|bytes| parse_names(&bytes));
         let supply = Supply::Files(batches.into());
-        Ok(Self {
-            path: path.to_owned(),
-            supply,
-            batch: None,
-            class_names,
-            entry_count,
-            read_count: 0,
-        })
+        Ok(Self { path: path.to_owned(), supply, batch: None, class_names, entry_count, read_count: 0 })
     }
 
     fn open_archive(path: &Path) -> Result<Self, ImportError> {
-        let broken = |reason| ImportError::Broken {
-            path: path.to_owned(),
-            read_count: 0,
-            reason,
-        };
+        let broken = |reason| ImportError::Broken { path: path.to_owned(), read_count: 0, reason };
         let (mut entry_count, mut class_names) = (0, None);
         let mut walker = TarWalker::open(path)?;
         // A break in the archive is reported when reading comes to it.
@@ -211,14 +165,7 @@ impl CifarSource {
             }
         }
         let supply = Supply::Archive(Box::new(TarWalker::open(path)?));
-        Ok(Self {
-            path: path.to_owned(),
-            supply,
-            batch: None,
-            class_names,
-            entry_count,
-            read_count: 0,
-        })
+        Ok(Self { path: path.to_owned(), supply, batch: None, class_names, entry_count, read_count: 0 })
     }
 
     fn next_batch(&mut self) -> Result<Option<Batch>, String> {
@@ -228,13 +175,8 @@ impl CifarSource {
                     return Ok(None);
                 };
                 let mut stream = Stream::open(&path).map_err(|error| error.to_string())?;
-                let bytes = stream
-                    .read_up_to(ENTRY_BYTES_MAX)
-                    .map_err(|error| error.to_string())?;
-                Ok(Some(Batch::new(
-                    batch_name(&path).unwrap_or_default(),
-                    bytes,
-                )))
+                let bytes = stream.read_up_to(ENTRY_BYTES_MAX).map_err(|error| error.to_string())?;
+                Ok(Some(Batch::new(batch_name(&path).unwrap_or_default(), bytes)))
             }
             Supply::Archive(walker) => loop {
                 let Some(member) = walker.next_member()? else {
@@ -245,10 +187,7 @@ impl CifarSource {
                     continue;
                 };
                 if member.byte_count > ENTRY_BYTES_MAX {
-                    return Err(format!(
-                        "batch {name} is larger than {} MiB",
-                        ENTRY_BYTES_MAX >> 20
-                    ));
+                    return Err(format!("batch {name} is larger than {} MiB", ENTRY_BYTES_MAX >> 20));
                 }
                 return Ok(Some(Batch::new(name, walker.read_content(&member)?)));
             },
@@ -258,12 +197,8 @@ impl CifarSource {
 
 fn parse_names(bytes: &[u8]) -> Option<Vec<String>> {
     let text = std::str::from_utf8(bytes).ok()?;
-    let names: Vec<_> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .map(str::to_owned)
-        .collect();
+    let names: Vec<_> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     (!names.is_empty()).then_some(names)
 }
 
@@ -283,11 +218,7 @@ impl Iterator for CifarSource {
                     self.batch = None;
                     self.supply = Supply::Files(VecDeque::new());
                     let (path, read_count) = (self.path.clone(), self.read_count);
-                    return Some(Err(ImportError::Broken {
-                        path,
-                        read_count,
-                        reason,
-                    }));
+                    return Some(Err(ImportError::Broken { path, read_count, reason }));
                 }
             }
         }
@@ -315,13 +246,7 @@ mod tests {
 
     fn record(label: u8) -> Vec<u8> {
         let plane = |value: u8| vec![value; PLANE_BYTES];
-        [
-            vec![label],
-            plane(label + 1),
-            plane(label + 2),
-            plane(label + 3),
-        ]
-        .concat()
+        [vec![label], plane(label + 1), plane(label + 2), plane(label + 3)].concat()
     }
 
     fn check(source: CifarSource) {
@@ -332,32 +257,13 @@ mod tests {
         let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!(
             names,
-            [
-                "data_batch_1/00000",
-                "data_batch_1/00001",
-                "data_batch_1/00002",
-                "test_batch/00000"
-            ]
+            ["data_batch_1/00000", "data_batch_1/00001", "data_batch_1/00002", "test_batch/00000"]
         );
         let pixels = [6, 7, 8].repeat(PLANE_BYTES);
-        let payload = EntryPayload::Pixels {
-            width: 32,
-            height: 32,
-            channels: 3,
-            pixels,
-        };
-        assert_eq!(
-            (&entries[1].payload, &entries[1].class),
-            (&Ok(payload), &Some(SourceClass::Number(5)))
-        );
-        assert_eq!(
-            entries[2].payload,
-            Err("the batch ends within this record".into())
-        );
-        assert_eq!(
-            (entries[0].split, entries[3].split),
-            (Some(Split::Pool), Some(Split::Test))
-        );
+        let payload = EntryPayload::Pixels { width: 32, height: 32, channels: 3, pixels };
+        assert_eq!((&entries[1].payload, &entries[1].class), (&Ok(payload), &Some(SourceClass::Number(5))));
+        assert_eq!(entries[2].payload, Err("the batch ends within this record".into()));
+        assert_eq!((entries[0].split, entries[3].split), (Some(Split::Pool), Some(Split::Test)));
     }
 
     #[test]
@@ -365,11 +271,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let batches = folder.path().join("cifar-10-batches-bin");
         fs::create_dir(&batches).unwrap();
-        fs::write(
-            batches.join("data_batch_1.bin"),
-            [record(0), record(5), vec![1; 100]].concat(),
-        )
-        .unwrap();
+        fs::write(batches.join("data_batch_1.bin"), [record(0), record(5), vec![1; 100]].concat()).unwrap();
         fs::write(batches.join("test_batch.bin"), record(1)).unwrap();
         fs::write(batches.join(NAMES_FILE), "airplane\nautomobile\n\n").unwrap();
         assert!(is_in(folder.path()) && is_in(&batches));
@@ -377,9 +279,7 @@ mod tests {
         check(CifarSource::open(&batches).unwrap());
 
         let mut builder = tar::Builder::new(vec![]);
-        builder
-            .append_dir_all("cifar-10-batches-bin", &batches)
-            .unwrap();
+        builder.append_dir_all("cifar-10-batches-bin", &batches).unwrap();
         let mut gzip = GzEncoder::new(vec![], Compression::fast());
         gzip.write_all(&builder.into_inner().unwrap()).unwrap();
         let archive = folder.path().join("cifar-10-binary.tar.gz");

@@ -11,9 +11,7 @@ use super::{ImportError, cifar, idx, tar};
 
 /// The format of `path`; `Unrecognised` when nothing tells.
 pub(super) fn detect(path: &Path) -> Result<ImportFormat, ImportError> {
-    let metadata = path
-        .metadata()
-        .map_err(|source| ImportError::unreadable(path, source))?;
+    let metadata = path.metadata().map_err(|source| ImportError::unreadable(path, source))?;
     if metadata.is_dir() {
         return Ok(if idx::is_in(path) {
             ImportFormat::Idx
@@ -33,16 +31,10 @@ pub(super) fn detect(path: &Path) -> Result<ImportFormat, ImportError> {
         return Ok(ImportFormat::Idx);
     }
     if tar::is_header(&start) {
-        return Ok(if cifar::is_in_tar(path)? {
-            ImportFormat::Cifar
-        } else {
-            ImportFormat::Tar
-        });
+        return Ok(if cifar::is_in_tar(path)? { ImportFormat::Cifar } else { ImportFormat::Tar });
     }
     if cifar::is_batch_name(path) {
         return Ok(ImportFormat::Cifar);
     }
-    Err(ImportError::Unrecognised {
-        path: path.to_owned(),
-    })
+    Err(ImportError::Unrecognised { path: path.to_owned() })
 }

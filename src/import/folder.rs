@@ -47,12 +47,7 @@ impl FolderSource {
             }
         }
         let (layout, entry_count) = (survey.layout(), survey.entry_count());
-        Ok(Self {
-            root: root.to_owned(),
-            layout,
-            entry_count,
-            listed: listed.into_iter(),
-        })
+        Ok(Self { root: root.to_owned(), layout, entry_count, listed: listed.into_iter() })
     }
 }
 
@@ -60,22 +55,13 @@ impl Iterator for FolderSource {
     type Item = Result<Entry, ImportError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let Listed {
-            name,
-            path,
-            refusal,
-        } = self.listed.next()?;
+        let Listed { name, path, refusal } = self.listed.next()?;
         let (split, class) = self.layout.place(&name);
         let payload = match refusal {
             Some(reason) => Err(reason),
             None => read_file(&self.root.join(path)).map(EntryPayload::File),
         };
-        Some(Ok(Entry {
-            name,
-            split,
-            class: class.map(SourceClass::Name),
-            payload,
-        }))
+        Some(Ok(Entry { name, split, class: class.map(SourceClass::Name), payload }))
     }
 }
 
@@ -104,11 +90,7 @@ fn list(root: &Path, folder: &Path, depth: usize, listed: &mut Vec<Listed>) -> i
             Ok(Some(name)) => name,
             Ok(None) => continue,
             Err(unfit) => {
-                listed.push(Listed {
-                    name: unfit.shown,
-                    path: relative,
-                    refusal: Some(unfit.reason),
-                });
+                listed.push(Listed { name: unfit.shown, path: relative, refusal: Some(unfit.reason) });
                 continue;
             }
         };
@@ -119,19 +101,13 @@ fn list(root: &Path, folder: &Path, depth: usize, listed: &mut Vec<Listed>) -> i
             }
             Ok(metadata) if metadata.is_file() => None,
             Ok(metadata) if !metadata.is_dir() => Some("neither a file nor a folder".to_owned()),
-            Ok(_) if depth == DEPTH_MAX => {
-                Some(format!("folders are nested more than {DEPTH_MAX} deep"))
-            }
+            Ok(_) if depth == DEPTH_MAX => Some(format!("folders are nested more than {DEPTH_MAX} deep")),
             Ok(_) => match list(root, &path, depth + 1, listed) {
                 Ok(()) => continue,
                 Err(error) => Some(format!("the folder can't be read: {error}")),
             },
         };
-        listed.push(Listed {
-            name,
-            path: relative,
-            refusal,
-        });
+        listed.push(Listed { name, path: relative, refusal });
     }
     Ok(())
 }
@@ -139,15 +115,9 @@ fn list(root: &Path, folder: &Path, depth: usize, listed: &mut Vec<Listed>) -> i
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let unreadable = |error: io::Error| format!("it can't be read: {error}");
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
-    let file: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(unreadable)?;
+    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
-    file.take(ENTRY_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+    file.take(ENTRY_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > ENTRY_BYTES_MAX {
         return Err(format!("larger than {} MiB", ENTRY_BYTES_MAX >> 20));
     }
@@ -164,11 +134,8 @@ mod tests {
     #[test]
     fn files_come_in_the_order_of_their_names_with_split_and_class() {
         let folder = tempfile::tempdir().unwrap();
-        for (path, content) in [
-            ("test/b/2.png", "two"),
-            ("train/a/10.png", "ten"),
-            ("train/a/1.png", "one"),
-        ] {
+        for (path, content) in [("test/b/2.png", "two"), ("train/a/10.png", "ten"), ("train/a/1.png", "one")]
+        {
             let path = folder.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
@@ -176,10 +143,7 @@ mod tests {
         fs::write(folder.path().join(".hidden"), "x").unwrap();
         let source = FolderSource::open(folder.path()).unwrap();
         assert_eq!(
-            (
-                source.entry_count(),
-                source.class_names().unwrap().join(",")
-            ),
+            (source.entry_count(), source.class_names().unwrap().join(",")),
             (Some(3), "a,b".to_owned())
         );
         let entries: Vec<_> = source.map(Result::unwrap).collect();
@@ -201,25 +165,16 @@ mod tests {
         fs::write(outside.path().join("secret"), "secret").unwrap();
         symlink(outside.path().join("secret"), folder.path().join("a.png")).unwrap();
         symlink(outside.path(), folder.path().join("b")).unwrap();
-        let entries: Vec<_> = FolderSource::open(folder.path())
-            .unwrap()
-            .map(Result::unwrap)
-            .collect();
+        let entries: Vec<_> = FolderSource::open(folder.path()).unwrap().map(Result::unwrap).collect();
         assert_eq!(entries.len(), 2);
         for entry in entries {
-            assert_eq!(
-                entry.payload,
-                Err("a symbolic link; links are not followed".to_owned())
-            );
+            assert_eq!(entry.payload, Err("a symbolic link; links are not followed".to_owned()));
         }
         assert!(read_file(&folder.path().join("a.png")).is_err());
     }
 
     #[test]
     fn a_missing_folder_is_an_error() {
-        assert!(matches!(
-            FolderSource::open(Path::new("/nonexistent")),
-            Err(ImportError::Unreadable { .. })
-        ));
+        assert!(matches!(FolderSource::open(Path::new("/nonexistent")), Err(ImportError::Unreadable { .. })));
     }
 }

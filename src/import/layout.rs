@@ -40,23 +40,12 @@ impl Survey {
     /// What the folders mean.
     pub(super) fn layout(&self) -> Layout {
         let first = self.folders.first().cloned().unwrap_or_default();
-        let shared = |depth: usize| {
-            self.folders
-                .iter()
-                .all(|folders| folders.get(depth) == first.get(depth))
-        };
-        let wrapper_depth = (0..first.len())
-            .take_while(|&depth| split_of(&first[depth]).is_none() && shared(depth))
-            .count();
-        let mut layout = Layout {
-            wrapper_depth,
-            class_names: vec![],
-        };
-        let classes: BTreeSet<_> = self
-            .folders
-            .iter()
-            .filter_map(|folders| layout.place_folders(folders).1)
-            .collect();
+        let shared = |depth: usize| self.folders.iter().all(|folders| folders.get(depth) == first.get(depth));
+        let wrapper_depth =
+            (0..first.len()).take_while(|&depth| split_of(&first[depth]).is_none() && shared(depth)).count();
+        let mut layout = Layout { wrapper_depth, class_names: vec![] };
+        let classes: BTreeSet<_> =
+            self.folders.iter().filter_map(|folders| layout.place_folders(folders).1).collect();
         layout.class_names = classes.into_iter().collect();
         layout
     }
@@ -81,11 +70,7 @@ impl Layout {
     fn place_folders<S: AsRef<str>>(&self, folders: &[S]) -> (Option<Split>, Option<String>) {
         let inner = folders.get(self.wrapper_depth..).unwrap_or_default();
         let split = inner.first().and_then(|folder| split_of(folder.as_ref()));
-        let class = if split.is_some() {
-            inner.get(1)
-        } else {
-            inner.first()
-        };
+        let class = if split.is_some() { inner.get(1) } else { inner.first() };
         (split, class.map(|folder| decode_percent(folder.as_ref())))
     }
 }
@@ -110,9 +95,7 @@ fn decode_percent(folder: &str) -> String {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let hex = bytes
-            .get(at + 1..at + 3)
-            .and_then(|digits| hex::decode(digits).ok());
+        let hex = bytes.get(at + 1..at + 3).and_then(|digits| hex::decode(digits).ok());
         match hex.as_deref() {
             Some(&[value]) if byte == b'%' => {
                 decoded.push(value);
@@ -139,15 +122,8 @@ pub(super) struct UnfitName {
 /// The path inside a source with `/` between its parts; `None` for files that systems leave behind and nobody means.
 pub(super) fn clean_name(raw: &[u8]) -> Result<Option<String>, UnfitName> {
     let unfit = |reason: &str| {
-        let shown = String::from_utf8_lossy(raw)
-            .chars()
-            .take(200)
-            .flat_map(char::escape_default)
-            .collect();
-        UnfitName {
-            shown,
-            reason: reason.to_owned(),
-        }
+        let shown = String::from_utf8_lossy(raw).chars().take(200).flat_map(char::escape_default).collect();
+        UnfitName { shown, reason: reason.to_owned() }
     };
     let Ok(name) = std::str::from_utf8(raw) else {
         return Err(unfit("the name isn't UTF-8"));
@@ -158,16 +134,12 @@ pub(super) fn clean_name(raw: &[u8]) -> Result<Option<String>, UnfitName> {
     if name.chars().any(char::is_control) {
         return Err(unfit("the name holds control characters"));
     }
-    let parts: Vec<_> = name
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-        .collect();
+    let parts: Vec<_> = name.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if name.starts_with('/') || parts.contains(&"..") {
         return Err(unfit("the name leads out of the source"));
     }
-    let left_behind = |part: &&str| {
-        part.starts_with('.') || matches!(*part, "__MACOSX" | "Thumbs.db" | "desktop.ini")
-    };
+    let left_behind =
+        |part: &&str| part.starts_with('.') || matches!(*part, "__MACOSX" | "Thumbs.db" | "desktop.ini");
     if parts.is_empty() || parts.iter().any(left_behind) {
         return Ok(None);
     }
@@ -196,25 +168,13 @@ mod tests {
         assert_eq!(placed[1], (Some(Split::Test), class("dog")));
         assert_eq!(placed[2], (Some(Split::Pool), None));
         let wrapped = place(&["photos/2024/train/cat/1.png", "photos/2024/test/cat/2.png"]);
-        assert_eq!(
-            wrapped,
-            [
-                (Some(Split::Pool), class("cat")),
-                (Some(Split::Test), class("cat"))
-            ]
-        );
-        assert_eq!(
-            place(&["train/cat/1.png"]),
-            [(Some(Split::Pool), class("cat"))]
-        );
+        assert_eq!(wrapped, [(Some(Split::Pool), class("cat")), (Some(Split::Test), class("cat"))]);
+        assert_eq!(place(&["train/cat/1.png"]), [(Some(Split::Pool), class("cat"))]);
     }
 
     #[test]
     fn class_folders_without_a_split_are_found_inside_a_wrapper() {
-        assert_eq!(
-            place(&["x/cat/1.png", "x/dog/2.png"]),
-            [(None, class("cat")), (None, class("dog"))]
-        );
+        assert_eq!(place(&["x/cat/1.png", "x/dog/2.png"]), [(None, class("cat")), (None, class("dog"))]);
         assert_eq!(
             place(&["cat/1.png", "dog/2.png", "3.png"]),
             [(None, class("cat")), (None, class("dog")), (None, None)]
@@ -224,28 +184,20 @@ mod tests {
     #[test]
     fn a_folder_of_images_has_neither_split_nor_class() {
         assert_eq!(place(&["1.png", "2.png"]), [(None, None), (None, None)]);
-        assert_eq!(
-            place(&["pile/1.png", "pile/2.png"]),
-            [(None, None), (None, None)]
-        );
+        assert_eq!(place(&["pile/1.png", "pile/2.png"]), [(None, None), (None, None)]);
         assert_eq!(enclosing_folder("x/a%2Fb/1.png"), class("a/b"));
         assert_eq!(enclosing_folder("1.png"), None);
     }
 
     #[test]
     fn class_folders_are_percent_decoded() {
-        assert_eq!(
-            place(&["train/T-shirt%2Ftop/1.png"])[0].1,
-            class("T-shirt/top")
-        );
+        assert_eq!(place(&["train/T-shirt%2Ftop/1.png"])[0].1, class("T-shirt/top"));
         assert_eq!(
             ["100%", "%zz", "a%2", "%C3%A4", "%ff"].map(decode_percent),
             ["100%", "%zz", "a%2", "ä", "%ff"]
         );
         let mut survey = Survey::default();
-        ["train/b/1", "test/a%2Fb/1", "test/b/2"]
-            .iter()
-            .for_each(|name| survey.add(name));
+        ["train/b/1", "test/a%2Fb/1", "test/b/2"].iter().for_each(|name| survey.add(name));
         assert_eq!(
             (survey.entry_count(), survey.layout().class_names),
             (3, vec!["a/b".to_owned(), "b".to_owned()])

@@ -67,18 +67,9 @@ impl<'a> Preparer<'a> {
             .zip(&options.classes)
             .map(|(index, name)| (name.as_str(), ClassIndex(index)))
             .collect();
-        let numbered = source_names.and_then(|names| {
-            names
-                .iter()
-                .map(|name| classes.get(name.as_str()).copied())
-                .collect()
-        });
-        Self {
-            options,
-            classes,
-            numbered,
-            large_image: Mutex::new(()),
-        }
+        let numbered = source_names
+            .and_then(|names| names.iter().map(|name| classes.get(name.as_str()).copied()).collect());
+        Self { options, classes, numbered, large_image: Mutex::new(()) }
     }
 
     /// Does everything to `entry` that needs no other entry.
@@ -123,9 +114,7 @@ impl<'a> Preparer<'a> {
             None => None,
         };
         if class.is_none() && split == Split::Test {
-            return Err(
-                "an image of the test split needs a class, and the source gives none".to_owned(),
-            );
+            return Err("an image of the test split needs a class, and the source gives none".to_owned());
         }
         let (kept, image) = self.decode(payload)?;
         Ok((class, kept, image))
@@ -141,45 +130,25 @@ impl<'a> Preparer<'a> {
         let position = usize::try_from(number).unwrap_or(usize::MAX);
         let index = match &self.numbered {
             Some(numbered) => numbered.get(position).copied(),
-            None => u16::try_from(number)
-                .ok()
-                .filter(|_| position < self.options.classes.len())
-                .map(ClassIndex),
+            None => {
+                u16::try_from(number).ok().filter(|_| position < self.options.classes.len()).map(ClassIndex)
+            }
         };
-        let count = self
-            .numbered
-            .as_ref()
-            .map_or(self.options.classes.len(), Vec::len);
-        index.ok_or_else(|| {
-            format!("class number {number} has no name: the project has {count} classes")
-        })
+        let count = self.numbered.as_ref().map_or(self.options.classes.len(), Vec::len);
+        index.ok_or_else(|| format!("class number {number} has no name: the project has {count} classes"))
     }
 
     /// The file to keep with the hash of what was supplied, and the pixels.
-    fn decode(
-        &self,
-        payload: EntryPayload,
-    ) -> Result<((Vec<u8>, ContentHash), DecodedImage), String> {
+    fn decode(&self, payload: EntryPayload) -> Result<((Vec<u8>, ContentHash), DecodedImage), String> {
         match payload {
             EntryPayload::File(bytes) => {
                 let hash = ContentHash::of_file(&bytes);
                 let image = self.decode_file(&bytes)?;
                 Ok(((bytes, hash), image))
             }
-            EntryPayload::Pixels {
-                width,
-                height,
-                channels,
-                pixels,
-            } => {
+            EntryPayload::Pixels { width, height, channels, pixels } => {
                 let hash = ContentHash::of_pixels(width, height, channels, &pixels);
-                let image = DecodedImage {
-                    width,
-                    height,
-                    channels,
-                    media_type: "image/png",
-                    pixels,
-                };
+                let image = DecodedImage { width, height, channels, media_type: "image/png", pixels };
                 Ok(((encode_png(&image)?, hash), image))
             }
         }
@@ -187,17 +156,10 @@ impl<'a> Preparer<'a> {
 
     fn decode_file(&self, bytes: &[u8]) -> Result<DecodedImage, String> {
         // A decoder's bug must cost one image, not the import.
-        let decode = || {
-            catch_unwind(AssertUnwindSafe(|| {
-                vision::decode(bytes, &DecodeLimits::default())
-            }))
-        };
+        let decode = || catch_unwind(AssertUnwindSafe(|| vision::decode(bytes, &DecodeLimits::default())));
         let (width, height) = vision::measure(bytes).map_err(|error| error.to_string())?;
         let outcome = if u64::from(width) * u64::from(height) > LARGE_PIXEL_COUNT {
-            let _turn = self
-                .large_image
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _turn = self.large_image.lock().unwrap_or_else(PoisonError::into_inner);
             decode()
         } else {
             decode()
@@ -210,11 +172,7 @@ impl<'a> Preparer<'a> {
 }
 
 fn encode_png(image: &DecodedImage) -> Result<Vec<u8>, String> {
-    let colour = if image.channels == 1 {
-        ExtendedColorType::L8
-    } else {
-        ExtendedColorType::Rgb8
-    };
+    let colour = if image.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let mut bytes = Vec::with_capacity(image.pixels.len() / 2 + 128);
     // Tiny images: the filter choice costs more time than it saves bytes.
     let encoder = PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Up);

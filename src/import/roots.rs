@@ -9,42 +9,30 @@ use super::ImportError;
 
 /// The canonical path of `source`, a plain path or a `file://` address, if it lies inside one of `roots`.
 pub fn resolve_allowed(source: &str, roots: &[PathBuf]) -> Result<PathBuf, ImportError> {
-    let refuse = |reason: String| ImportError::NotAllowed {
-        source_name: source.to_owned(),
-        reason,
-    };
+    let refuse = |reason: String| ImportError::NotAllowed { source_name: source.to_owned(), reason };
     let path = Path::new(source.strip_prefix("file://").unwrap_or(source));
     if roots.is_empty() {
-        return Err(refuse("imports from the server's folders are off; list allowed folders in GLEANER_IMPORT_ROOTS".into()));
+        return Err(refuse(
+            "imports from the server's folders are off; list allowed folders in GLEANER_IMPORT_ROOTS".into(),
+        ));
     }
     if !path.is_absolute() {
         return Err(refuse("give an absolute path on the server".into()));
     }
-    let canonical_roots: Vec<_> = roots
-        .iter()
-        .filter_map(|root| root.canonicalize().ok())
-        .collect();
+    let canonical_roots: Vec<_> = roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
     let inside = |path: &Path| canonical_roots.iter().any(|root| path.starts_with(root));
     if let Ok(canonical) = path.canonicalize()
         && inside(&canonical)
     {
         return Ok(canonical);
     }
-    let climbs = path
-        .components()
-        .any(|component| component == Component::ParentDir);
+    let climbs = path.components().any(|component| component == Component::ParentDir);
     let named_inside = inside(path) || roots.iter().any(|root| path.starts_with(root));
     if named_inside && !climbs && !path.exists() {
         return Err(refuse("there is no such file or folder".into()));
     }
-    let listed: Vec<_> = roots
-        .iter()
-        .map(|root| root.display().to_string())
-        .collect();
-    Err(refuse(format!(
-        "it isn't inside an allowed folder (GLEANER_IMPORT_ROOTS: {})",
-        listed.join(":")
-    )))
+    let listed: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
+    Err(refuse(format!("it isn't inside an allowed folder (GLEANER_IMPORT_ROOTS: {})", listed.join(":"))))
 }
 
 #[cfg(test)]
@@ -55,9 +43,7 @@ mod tests {
     use super::*;
 
     fn reason(source: &Path, roots: &[PathBuf]) -> String {
-        resolve_allowed(source.to_str().unwrap(), roots)
-            .unwrap_err()
-            .to_string()
+        resolve_allowed(source.to_str().unwrap(), roots).unwrap_err().to_string()
     }
 
     #[test]
@@ -73,25 +59,12 @@ mod tests {
         let roots = [root.clone()];
 
         let address = format!("file://{}", root.join("pile").display());
-        assert_eq!(
-            resolve_allowed(&address, &roots).unwrap(),
-            root.join("pile")
-        );
-        assert_eq!(
-            resolve_allowed(root.join("in").to_str().unwrap(), &roots).unwrap(),
-            root.join("pile")
-        );
-        assert_eq!(
-            resolve_allowed(root.to_str().unwrap(), &roots).unwrap(),
-            root
-        );
-        for refused in [
-            outside,
-            root.join("out"),
-            root.join("../outside"),
-            base.join("root-not"),
-            base.join("nothing"),
-        ] {
+        assert_eq!(resolve_allowed(&address, &roots).unwrap(), root.join("pile"));
+        assert_eq!(resolve_allowed(root.join("in").to_str().unwrap(), &roots).unwrap(), root.join("pile"));
+        assert_eq!(resolve_allowed(root.to_str().unwrap(), &roots).unwrap(), root);
+        for refused in
+            [outside, root.join("out"), root.join("../outside"), base.join("root-not"), base.join("nothing")]
+        {
             assert!(
                 reason(&refused, &roots).contains("isn't inside an allowed folder"),
                 "{}",

@@ -154,33 +154,20 @@ pub fn run(
     let mut gathered = gather(source.as_mut(), options.shape);
     while !gathered.entries.is_empty() {
         if stop.is_stopped() {
-            return Err(ImportError::Stopped {
-                read_count: packing.report.read_count,
-            });
+            return Err(ImportError::Stopped { read_count: packing.report.read_count });
         }
         let entries = mem::take(&mut gathered.entries);
         // After a break there is nothing more to read, and the break must not be lost.
         let ended = gathered.ended.take();
         let read_next = || {
-            if ended.is_some() {
-                Gathered::default()
-            } else {
-                gather(source.as_mut(), options.shape)
-            }
+            if ended.is_some() { Gathered::default() } else { gather(source.as_mut(), options.shape) }
         };
-        let prepare_all = || {
-            entries
-                .into_par_iter()
-                .map(|entry| preparer.prepare(entry))
-                .collect::<Vec<_>>()
-        };
+        let prepare_all = || entries.into_par_iter().map(|entry| preparer.prepare(entry)).collect::<Vec<_>>();
         let (next, prepared) = rayon::join(read_next, prepare_all);
         for prepared in prepared {
             packing.add(prepared)?;
         }
-        packing
-            .sink
-            .progress(packing.report.read_count, entry_count);
+        packing.sink.progress(packing.report.read_count, entry_count);
         gathered = next;
         gathered.ended = gathered.ended.or(ended);
     }
@@ -201,15 +188,12 @@ struct Gathered {
 fn gather(source: &mut dyn Source, shape: ImageShape) -> Gathered {
     let mut gathered = Gathered::default();
     let mut byte_count = 0;
-    let entry_count_max =
-        (BATCH_ROW_BYTES_MAX / shape.byte_count().max(1)).clamp(1, BATCH_COUNT_MAX);
+    let entry_count_max = (BATCH_ROW_BYTES_MAX / shape.byte_count().max(1)).clamp(1, BATCH_COUNT_MAX);
     while gathered.entries.len() < entry_count_max && byte_count < BATCH_BYTES_MAX {
         match source.next() {
             Some(Ok(entry)) => {
                 byte_count += match &entry.payload {
-                    Ok(EntryPayload::File(bytes) | EntryPayload::Pixels { pixels: bytes, .. }) => {
-                        bytes.len()
-                    }
+                    Ok(EntryPayload::File(bytes) | EntryPayload::Pixels { pixels: bytes, .. }) => bytes.len(),
                     Err(_) => 0,
                 };
                 gathered.entries.push(entry);
@@ -245,10 +229,7 @@ impl<'a> Packing<'a> {
         Self {
             options,
             sink,
-            report: Report {
-                read_count: options.skip_count,
-                ..Report::default()
-            },
+            report: Report { read_count: options.skip_count, ..Report::default() },
             segment_number: 0,
             open: None,
             rows: vec![],
@@ -281,34 +262,19 @@ impl<'a> Packing<'a> {
             self.report.duplicate_count += 1;
             return Ok(());
         }
-        if !self
-            .seen_names
-            .insert(ContentHash::of_file(image.name.as_bytes()))
-        {
+        if !self.seen_names.insert(ContentHash::of_file(image.name.as_bytes())) {
             let reason = "another image of the source has this name".to_owned();
-            self.reject(Rejection {
-                name: image.name,
-                reason,
-            });
+            self.reject(Rejection { name: image.name, reason });
             return Ok(());
         }
         let writer = match &mut self.open {
             Some((writer, _)) => writer,
             closed => {
                 let path = |extension| {
-                    self.options
-                        .scratch_dir
-                        .join(format!("segment-{}.{extension}", self.segment_number))
+                    self.options.scratch_dir.join(format!("segment-{}.{extension}", self.segment_number))
                 };
-                let files = SegmentFiles {
-                    tensor_path: path("tensor"),
-                    pack_path: path("pack"),
-                };
-                let writer = SegmentWriter::create(
-                    &files.tensor_path,
-                    &files.pack_path,
-                    self.options.shape,
-                )?;
+                let files = SegmentFiles { tensor_path: path("tensor"), pack_path: path("pack") };
+                let writer = SegmentWriter::create(&files.tensor_path, &files.pack_path, self.options.shape)?;
                 &mut closed.insert((writer, files)).0
             }
         };
@@ -332,10 +298,7 @@ impl<'a> Packing<'a> {
 
     fn is_full(&self) -> bool {
         let tensor_bytes = (self.rows.len() * self.options.shape.byte_count()) as u64;
-        let pack_bytes = self
-            .open
-            .as_ref()
-            .map_or(0, |(writer, _)| writer.pack_bytes());
+        let pack_bytes = self.open.as_ref().map_or(0, |(writer, _)| writer.pack_bytes());
         self.rows.len() >= SEGMENT_COUNT_MAX
             || tensor_bytes.max(pack_bytes) >= SEGMENT_BYTES_MAX
             || self.rejected.len() >= PENDING_REJECTED_MAX

@@ -28,21 +28,12 @@ impl Stream {
         let unreadable = |source| ImportError::unreadable(path, source);
         let mut file = File::open(path).map_err(unreadable)?;
         let mut magic = Vec::new();
-        (&mut file)
-            .take(2)
-            .read_to_end(&mut magic)
-            .map_err(unreadable)?;
+        (&mut file).take(2).read_to_end(&mut magic).map_err(unreadable)?;
         file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
         if magic == [0x1f, 0x8b] {
-            let counted = Counted {
-                file,
-                byte_count: 0,
-            };
+            let counted = Counted { file, byte_count: 0 };
             let decoder = MultiGzDecoder::new(counted);
-            return Ok(Self::Gzip(Box::new(Guarded {
-                decoder,
-                byte_count: 0,
-            })));
+            return Ok(Self::Gzip(Box::new(Guarded { decoder, byte_count: 0 })));
         }
         Ok(Self::Plain(BufReader::with_capacity(1 << 17, file)))
     }
@@ -51,17 +42,12 @@ impl Stream {
     pub(super) fn skip(&mut self, byte_count: u64) -> io::Result<()> {
         match self {
             Self::Plain(reader) => {
-                let distance =
-                    i64::try_from(byte_count).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+                let distance = i64::try_from(byte_count).map_err(|_| io::ErrorKind::UnexpectedEof)?;
                 reader.seek_relative(distance)
             }
             Self::Gzip(reader) => {
                 let skipped = io::copy(&mut reader.take(byte_count), &mut io::sink())?;
-                if skipped == byte_count {
-                    Ok(())
-                } else {
-                    Err(io::ErrorKind::UnexpectedEof.into())
-                }
+                if skipped == byte_count { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
             }
         }
     }
@@ -95,8 +81,7 @@ impl Read for Guarded {
         self.byte_count += count as u64;
         let taken = self.decoder.get_ref().byte_count;
         if self.byte_count > FREE_BYTES && self.byte_count / RATIO_MAX > taken {
-            let reason =
-                format!("it unpacks to more than {RATIO_MAX} times its size, like an archive bomb");
+            let reason = format!("it unpacks to more than {RATIO_MAX} times its size, like an archive bomb");
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
         Ok(count)

@@ -23,13 +23,7 @@ pub(super) fn is_header(start: &[u8]) -> bool {
     let sum: u32 = block
         .iter()
         .enumerate()
-        .map(|(at, &byte)| {
-            if (148..156).contains(&at) {
-                32
-            } else {
-                u32::from(byte)
-            }
-        })
+        .map(|(at, &byte)| if (148..156).contains(&at) { 32 } else { u32::from(byte) })
         .sum();
     block[0] != 0 && header.cksum().is_ok_and(|stated| stated == sum)
 }
@@ -65,56 +59,37 @@ pub(super) struct TarWalker {
 impl TarWalker {
     /// Opens the archive at `path`.
     pub(super) fn open(path: &Path) -> Result<Self, ImportError> {
-        Ok(Self {
-            stream: Stream::open(path)?,
-            pending: 0,
-        })
+        Ok(Self { stream: Stream::open(path)?, pending: 0 })
     }
 
     /// The next member; `None` at the end marker; the error says what is broken.
     pub(super) fn next_member(&mut self) -> Result<Option<Member>, String> {
-        self.stream
-            .skip(self.pending)
-            .map_err(|error| error.to_string())?;
+        self.stream.skip(self.pending).map_err(|error| error.to_string())?;
         self.pending = 0;
         let mut limited = (&mut self.stream).take(HEADER_BYTES_MAX);
         let member = {
             // An archive of the crate's own would borrow the stream for good; a fresh one reads exactly one header with its extensions.
             let mut archive = tar::Archive::new(&mut limited);
             let mut entries = archive.entries().map_err(|error| error.to_string())?;
-            entries
-                .next()
-                .transpose()
-                .map_err(|error| error.to_string())?
-                .map(|entry| {
-                    let header = entry.header();
-                    let kind = match header.entry_type() {
-                        tar::EntryType::Regular | tar::EntryType::Continuous => MemberKind::File,
-                        tar::EntryType::Directory => MemberKind::Folder,
-                        _ => MemberKind::Other,
-                    };
-                    // A sparse file's own size counts its holes, which aren't in the archive.
-                    let stored = if kind == MemberKind::Other {
-                        header.entry_size().ok()
-                    } else {
-                        None
-                    };
-                    let byte_count = stored.unwrap_or_else(|| entry.size());
-                    Member {
-                        raw_name: entry.path_bytes().into_owned(),
-                        byte_count,
-                        kind,
-                    }
-                })
+            entries.next().transpose().map_err(|error| error.to_string())?.map(|entry| {
+                let header = entry.header();
+                let kind = match header.entry_type() {
+                    tar::EntryType::Regular | tar::EntryType::Continuous => MemberKind::File,
+                    tar::EntryType::Directory => MemberKind::Folder,
+                    _ => MemberKind::Other,
+                };
+                // A sparse file's own size counts its holes, which aren't in the archive.
+                let stored = if kind == MemberKind::Other { header.entry_size().ok() } else { None };
+                let byte_count = stored.unwrap_or_else(|| entry.size());
+                Member { raw_name: entry.path_bytes().into_owned(), byte_count, kind }
+            })
         };
         let header_bytes = HEADER_BYTES_MAX - limited.limit();
         match member {
             None if header_bytes == 0 => {
                 Err("it ends without its end marker, so it may be truncated".to_owned())
             }
-            None if header_bytes == HEADER_BYTES_MAX => {
-                Err("a header is longer than 1 MiB".to_owned())
-            }
+            None if header_bytes == HEADER_BYTES_MAX => Err("a header is longer than 1 MiB".to_owned()),
             None => Ok(None),
             Some(member) => {
                 let padded = member.byte_count.checked_next_multiple_of(BLOCK_BYTES);
@@ -126,18 +101,12 @@ impl TarWalker {
 
     /// The content of the member that `next_member` just gave, which isn't longer than `ENTRY_BYTES_MAX`.
     pub(super) fn read_content(&mut self, member: &Member) -> Result<Vec<u8>, String> {
-        let bytes = self
-            .stream
-            .read_up_to(member.byte_count)
-            .map_err(|error| error.to_string())?;
+        let bytes = self.stream.read_up_to(member.byte_count).map_err(|error| error.to_string())?;
         self.pending = self.pending.saturating_sub(bytes.len() as u64);
         if bytes.len() as u64 == member.byte_count {
             Ok(bytes)
         } else {
-            Err(format!(
-                "it ends within '{}'",
-                String::from_utf8_lossy(&member.raw_name)
-            ))
+            Err(format!("it ends within '{}'", String::from_utf8_lossy(&member.raw_name)))
         }
     }
 }
@@ -198,12 +167,7 @@ impl TarSource {
             } else {
                 Ok(EntryPayload::File(vec![]))
             };
-            return Ok(Some(Entry {
-                name,
-                split,
-                class: class.map(SourceClass::Name),
-                payload,
-            }));
+            return Ok(Some(Entry { name, split, class: class.map(SourceClass::Name), payload }));
         }
     }
 
@@ -325,22 +289,13 @@ mod tests {
         let plain = archive(&ENTRIES);
         assert!(is_header(&plain));
         let entries: Vec<_> = open(&plain).map(Result::unwrap).collect();
-        assert_eq!(
-            entries,
-            open(&gzip(&plain)).map(Result::unwrap).collect::<Vec<_>>()
-        );
+        assert_eq!(entries, open(&gzip(&plain)).map(Result::unwrap).collect::<Vec<_>>());
         assert_eq!(open(&plain).entry_count(), Some(4));
         assert_eq!(open(&plain).class_names().unwrap(), ["a", "b/c"]);
         assert_eq!(entries[0].class, Some(SourceClass::Name("b/c".into())));
         assert_eq!(entries[0].payload, Ok(EntryPayload::File(b"one".to_vec())));
-        assert_eq!(
-            entries[1].payload,
-            Err("the name leads out of the source".into())
-        );
-        assert_eq!(
-            (entries[2].split, entries[2].name.as_str()),
-            (Some(Split::Test), "test/a/2.jpg")
-        );
+        assert_eq!(entries[1].payload, Err("the name leads out of the source".into()));
+        assert_eq!((entries[2].split, entries[2].name.as_str()), (Some(Split::Test), "test/a/2.jpg"));
         assert_eq!(entries[3].payload, Ok(EntryPayload::File(vec![])));
     }
 
@@ -349,10 +304,7 @@ mod tests {
         for bytes in [archive(&ENTRIES), gzip(&archive(&ENTRIES))] {
             let mut source = open(&bytes);
             source.skip_entries(2).unwrap();
-            assert_eq!(
-                source.next().unwrap().unwrap().payload,
-                Ok(EntryPayload::File(vec![2; 513]))
-            );
+            assert_eq!(source.next().unwrap().unwrap().payload, Ok(EntryPayload::File(vec![2; 513])));
             source.skip_entries(9).unwrap();
             assert!(source.next().is_none());
         }
@@ -363,18 +315,12 @@ mod tests {
         let plain = archive(&ENTRIES);
         let without_marker = &plain[..plain.len() - 1024];
         let within_content = &plain[..512 * 6 - 100];
-        for (bytes, read) in [
-            (without_marker, 4),
-            (within_content, 2),
-            (&gzip(&plain)[..30], 0),
-        ] {
+        for (bytes, read) in [(without_marker, 4), (within_content, 2), (&gzip(&plain)[..30], 0)] {
             let source = open(bytes);
             assert_eq!(source.entry_count(), None);
             let outcomes: Vec<_> = source.collect();
             let error = outcomes.last().unwrap().as_ref().unwrap_err();
-            let ImportError::Broken { read_count, .. } = error else {
-                panic!("{error}")
-            };
+            let ImportError::Broken { read_count, .. } = error else { panic!("{error}") };
             assert_eq!((outcomes.len() as u64 - 1, *read_count), (read, read));
         }
     }
@@ -385,18 +331,11 @@ mod tests {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
-        builder
-            .append_link(&mut header, "link.png", "/etc/passwd")
-            .unwrap();
-        let entries: Vec<_> = open(&builder.into_inner().unwrap())
-            .map(Result::unwrap)
-            .collect();
+        builder.append_link(&mut header, "link.png", "/etc/passwd").unwrap();
+        let entries: Vec<_> = open(&builder.into_inner().unwrap()).map(Result::unwrap).collect();
         assert_eq!(
             (entries[0].name.as_str(), entries[0].payload.clone()),
-            (
-                "link.png",
-                Err("not a regular file but a link, a device or sparse".into())
-            )
+            ("link.png", Err("not a regular file but a link, a device or sparse".into()))
         );
     }
 
@@ -416,11 +355,6 @@ mod tests {
         header.set_size(2 << 20);
         header.set_cksum();
         builder.append(&header, &vec![b'x'; 2 << 20][..]).unwrap();
-        assert!(
-            open(&builder.into_inner().unwrap())
-                .next()
-                .unwrap()
-                .is_err()
-        );
+        assert!(open(&builder.into_inner().unwrap()).next().unwrap().is_err());
     }
 }

@@ -32,19 +32,15 @@ impl ZipSource {
     /// Opens the archive at `path` and reads its directory.
     pub(super) fn open(path: &Path) -> Result<Self, ImportError> {
         let file = File::open(path).map_err(|source| ImportError::unreadable(path, source))?;
-        let archive_bytes = file
-            .metadata()
-            .map_err(|source| ImportError::unreadable(path, source))?
-            .len();
-        let archive = ZipArchive::new(BufReader::with_capacity(1 << 16, file)).map_err(
-            |error| match error {
+        let archive_bytes = file.metadata().map_err(|source| ImportError::unreadable(path, source))?.len();
+        let archive =
+            ZipArchive::new(BufReader::with_capacity(1 << 16, file)).map_err(|error| match error {
                 ZipError::Io(source) => ImportError::unreadable(path, source),
                 other => ImportError::malformed(
                     path,
                     format!("no readable zip archive, perhaps truncated: {other}"),
                 ),
-            },
-        )?;
+            })?;
         let mut survey = Survey::default();
         for raw in archive.file_names_raw() {
             match clean_name(raw) {
@@ -96,11 +92,7 @@ impl ZipSource {
         let outcome = file.take(ENTRY_BYTES_MAX + 1).read_to_end(&mut bytes);
         self.unpacked_bytes += bytes.len() as u64;
         outcome.map_err(|error| format!("the archive's entry can't be unpacked: {error}"))?;
-        if bytes.len() as u64 > ENTRY_BYTES_MAX {
-            Err(too_large())
-        } else {
-            Ok(bytes)
-        }
+        if bytes.len() as u64 > ENTRY_BYTES_MAX { Err(too_large()) } else { Ok(bytes) }
     }
 }
 
@@ -108,11 +100,9 @@ impl Iterator for ZipSource {
     type Item = Result<Entry, ImportError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.unpacked_bytes > FREE_BYTES && self.unpacked_bytes / RATIO_MAX > self.archive_bytes
-        {
+        if self.unpacked_bytes > FREE_BYTES && self.unpacked_bytes / RATIO_MAX > self.archive_bytes {
             self.next_index = usize::MAX;
-            let reason =
-                format!("it unpacks to more than {RATIO_MAX} times its size, like an archive bomb");
+            let reason = format!("it unpacks to more than {RATIO_MAX} times its size, like an archive bomb");
             self.unpacked_bytes = 0;
             return Some(Err(ImportError::Broken {
                 path: self.path.clone(),
@@ -127,12 +117,7 @@ impl Iterator for ZipSource {
         };
         let (split, class) = self.layout.place(&name);
         let payload = self.read(index).map(EntryPayload::File);
-        Some(Ok(Entry {
-            name,
-            split,
-            class: class.map(SourceClass::Name),
-            payload,
-        }))
+        Some(Ok(Entry { name, split, class: class.map(SourceClass::Name), payload }))
     }
 }
 
@@ -168,9 +153,7 @@ mod tests {
     fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
         let mut writer = ZipWriter::new(Cursor::new(vec![]));
         for (name, content) in entries {
-            writer
-                .start_file(*name, SimpleFileOptions::default())
-                .unwrap();
+            writer.start_file(*name, SimpleFileOptions::default()).unwrap();
             writer.write_all(content).unwrap();
         }
         writer.finish().unwrap().into_inner()
@@ -194,28 +177,14 @@ mod tests {
         ]);
         let entries = read(&bytes).unwrap();
         let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
-        assert_eq!(
-            names,
-            [
-                "train/b/1.png",
-                "../evil.png",
-                "test/a/2.png",
-                "train/b/bomb.png"
-            ]
-        );
+        assert_eq!(names, ["train/b/1.png", "../evil.png", "test/a/2.png", "train/b/bomb.png"]);
         assert_eq!(entries[0].class, Some(SourceClass::Name("b".into())));
-        assert_eq!(
-            entries[1].payload,
-            Err("the name leads out of the source".into())
-        );
+        assert_eq!(entries[1].payload, Err("the name leads out of the source".into()));
         assert_eq!(
             (entries[2].split, entries[2].payload.clone()),
             (Some(Split::Test), Ok(EntryPayload::File(b"two".to_vec())))
         );
-        assert_eq!(
-            entries[3].payload,
-            Err("larger than 128 MiB when unpacked".into())
-        );
+        assert_eq!(entries[3].payload, Err("larger than 128 MiB when unpacked".into()));
     }
 
     #[test]
@@ -237,12 +206,7 @@ mod tests {
 
     #[test]
     fn skipping_counts_the_same_entries_as_reading() {
-        let bytes = archive(&[
-            ("a/", b""),
-            ("a/1.png", b"1"),
-            ("/abs.png", b"x"),
-            ("a/2.png", b"2"),
-        ]);
+        let bytes = archive(&[("a/", b""), ("a/1.png", b"1"), ("/abs.png", b"x"), ("a/2.png", b"2")]);
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let mut source = ZipSource::open(file.path()).unwrap();

@@ -42,10 +42,7 @@ pub async fn undo_label(
     // A task asked ahead belongs to a round that has no row yet and so hasn't moved.
     let state = round::lock(connection, project.id, row.round_number).await?;
     if state.is_some_and(|state| state != RoundState::Labeling) {
-        return Err(LabelingError::RoundMoved {
-            label,
-            round: row.round_number,
-        });
+        return Err(LabelingError::RoundMoved { label, round: row.round_number });
     }
     label::undo(connection, label).await?;
     if let Some(of_slot) = row.slot {
@@ -58,13 +55,7 @@ pub async fn undo_label(
     let payload = json!({
         "label": label, "task": row.task, "item": row.item, "round": row.round_number, "labeler": row.labeler,
     });
-    event::append(
-        connection,
-        Some(project.id),
-        EventKind::LabelUndone,
-        &payload,
-    )
-    .await?;
+    event::append(connection, Some(project.id), EventKind::LabelUndone, &payload).await?;
     Ok(amended(&row))
 }
 
@@ -92,13 +83,7 @@ pub async fn correct_label(
     let payload = json!({
         "label": label, "task": row.task, "item": row.item, "round": row.round_number, "class": class, "labeler": row.labeler,
     });
-    event::append(
-        connection,
-        Some(project.id),
-        EventKind::LabelCorrected,
-        &payload,
-    )
-    .await?;
+    event::append(connection, Some(project.id), EventKind::LabelCorrected, &payload).await?;
     Ok(amended(&row))
 }
 
@@ -110,15 +95,11 @@ async fn lock_label(
     label: LabelId,
 ) -> Result<(LabelRow, TaskVotes), LabelingError> {
     round::lock_project(connection, project.id).await?;
-    let unlocked = label::find(connection, label)
-        .await?
-        .filter(|row| row.project == project.id);
+    let unlocked = label::find(connection, label).await?.filter(|row| row.project == project.id);
     let Some(unlocked) = unlocked else {
         return Err(LabelingError::UnknownLabel(label));
     };
-    let votes = lock_votes(connection, project.id, &[unlocked.task])
-        .await?
-        .remove(&unlocked.task);
+    let votes = lock_votes(connection, project.id, &[unlocked.task]).await?.remove(&unlocked.task);
     // Read again under the lock: an undo that ran meanwhile must be seen.
     let (Some(votes), Some(row)) = (votes, label::find(connection, label).await?) else {
         return Err(LabelingError::UnknownLabel(label));
@@ -144,10 +125,5 @@ fn verdict(votes: &TaskVotes, seed: u64) -> Option<ClassIndex> {
 }
 
 fn amended(row: &LabelRow) -> Amended {
-    Amended {
-        label: row.id,
-        task: row.task,
-        item: row.item,
-        round: row.round_number,
-    }
+    Amended { label: row.id, task: row.task, item: row.item, round: row.round_number }
 }

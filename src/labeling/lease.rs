@@ -58,11 +58,8 @@ pub async fn lease_tasks(
     if resume {
         slots = slot::resume(connection, project.id, labeler, lease_seconds).await?;
     }
-    let held_count = if resume {
-        slots.len() as i64
-    } else {
-        slot::count_held(connection, project.id, labeler).await?
-    };
+    let held_count =
+        if resume { slots.len() as i64 } else { slot::count_held(connection, project.id, labeler).await? };
     let room = i64::from(LEASE_COUNT_MAX) - held_count;
     let wanted = (i64::from(count) - slots.len() as i64).min(room).max(0);
     if wanted > 0 && standing_wait(project).is_none() {
@@ -73,10 +70,7 @@ pub async fn lease_tasks(
         None if slots.is_empty() => Some(explain_none(connection, project).await?),
         None => None,
     };
-    let tasks = slots
-        .into_iter()
-        .map(|slot| present(slot, project.settings.show_suggestions))
-        .collect();
+    let tasks = slots.into_iter().map(|slot| present(slot, project.settings.show_suggestions)).collect();
     Ok(Leases { tasks, wait })
 }
 
@@ -87,14 +81,7 @@ pub async fn renew_leases(
     labeler: TokenId,
     tasks: Option<&[TaskId]>,
 ) -> Result<u64, StoreError> {
-    slot::renew(
-        connection,
-        project.id,
-        labeler,
-        tasks,
-        lease_seconds(project),
-    )
-    .await
+    slot::renew(connection, project.id, labeler, tasks, lease_seconds(project)).await
 }
 
 /// Gives back the leases that a labeler holds, of the given tasks or of all; returns how many.
@@ -114,14 +101,11 @@ async fn lease_new(
     wanted: i64,
 ) -> Result<Vec<LeasedSlot>, StoreError> {
     let lease_seconds = lease_seconds(project);
-    let mut slots =
-        slot::lease_open(connection, project.id, labeler, wanted, lease_seconds).await?;
+    let mut slots = slot::lease_open(connection, project.id, labeler, wanted, lease_seconds).await?;
     let missing = wanted - slots.len() as i64;
     // The supervisor opens expired leases each second; whoever finds nothing open needn't wait for it.
     if missing > 0 && slot::open_expired(connection, project.id).await? > 0 {
-        slots.extend(
-            slot::lease_open(connection, project.id, labeler, missing, lease_seconds).await?,
-        );
+        slots.extend(slot::lease_open(connection, project.id, labeler, missing, lease_seconds).await?);
     }
     Ok(slots)
 }
@@ -137,10 +121,7 @@ fn standing_wait(project: &ProjectRow) -> Option<WaitReason> {
     }
 }
 
-async fn explain_none(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<WaitReason, StoreError> {
+async fn explain_none(connection: &mut PgConnection, project: &ProjectRow) -> Result<WaitReason, StoreError> {
     Ok(match project.state {
         ProjectState::Training => WaitReason::Training,
         ProjectState::Scoring => WaitReason::Scoring,
@@ -162,10 +143,6 @@ fn present(slot: LeasedSlot, show_suggestions: bool) -> LeasedTask {
         source: slot.source.blinded(),
         expires_at: slot.expires_at,
         attempt: slot.attempt,
-        suggestions: if show_suggestions {
-            slot.suggestions.0
-        } else {
-            Vec::new()
-        },
+        suggestions: if show_suggestions { slot.suggestions.0 } else { Vec::new() },
     }
 }

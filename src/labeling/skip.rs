@@ -34,28 +34,18 @@ pub async fn skip_task(
     task: TaskId,
     reason: SkipReason,
 ) -> Result<SkippedTask, LabelingError> {
-    let Some(mut votes) = lock_votes(connection, project.id, &[task])
-        .await?
-        .remove(&task)
-    else {
+    let Some(mut votes) = lock_votes(connection, project.id, &[task]).await?.remove(&task) else {
         return Err(LabelingError::UnknownTask(task));
     };
     let round = votes.task.round_number;
-    let skipped = SkippedTask {
-        task,
-        item: votes.task.item,
-        round,
-    };
+    let skipped = SkippedTask { task, item: votes.task.item, round };
     if skip::exists(connection, task, labeler, person).await? {
         return Ok(skipped);
     }
     if !votes.is_votable() {
         return Err(LabelingError::TaskClosed(task));
     }
-    let Some(used) = votes.find_skippable(Voter {
-        token: labeler,
-        person,
-    }) else {
+    let Some(used) = votes.find_skippable(Voter { token: labeler, person }) else {
         return Err(LabelingError::NotHeld(task));
     };
     slot::skip(connection, used, labeler, person).await?;
@@ -72,14 +62,9 @@ pub async fn skip_task(
         }
     }
     close_tasks(connection, project.settings.seed, &[&votes], true).await?;
-    let payload = json!({ "task": task, "item": skipped.item, "round": round, "reason": reason, "labeler": labeler });
-    event::append(
-        connection,
-        Some(project.id),
-        EventKind::TaskSkipped,
-        &payload,
-    )
-    .await?;
+    let payload =
+        json!({ "task": task, "item": skipped.item, "round": round, "reason": reason, "labeler": labeler });
+    event::append(connection, Some(project.id), EventKind::TaskSkipped, &payload).await?;
     Ok(skipped)
 }
 

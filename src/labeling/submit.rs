@@ -50,20 +50,12 @@ pub async fn submit_labels(
     labeler: TokenId,
     submissions: &[Submission],
 ) -> Result<Vec<SubmitResult>, StoreError> {
-    let mut names: Vec<String> = submissions
-        .iter()
-        .map(|submission| submission.class.clone())
-        .collect();
+    let mut names: Vec<String> = submissions.iter().map(|submission| submission.class.clone()).collect();
     names.sort_unstable();
     names.dedup();
-    let classes: HashMap<String, ClassIndex> = label::find_classes(connection, project.id, &names)
-        .await?
-        .into_iter()
-        .collect();
-    let tasks: Vec<TaskId> = submissions
-        .iter()
-        .map(|submission| submission.task)
-        .collect();
+    let classes: HashMap<String, ClassIndex> =
+        label::find_classes(connection, project.id, &names).await?.into_iter().collect();
+    let tasks: Vec<TaskId> = submissions.iter().map(|submission| submission.task).collect();
     let mut votes = lock_votes(connection, project.id, &tasks).await?;
     let mut batch = Batch::default();
     let mut results = Vec::with_capacity(submissions.len());
@@ -74,26 +66,12 @@ pub async fn submit_labels(
             (Some(_), None) => (None, LabelOutcome::UnknownClass),
             (Some(of_task), Some(class)) => batch.take(of_task, labeler, submission, class),
         };
-        results.push(SubmitResult {
-            task: submission.task,
-            label,
-            outcome,
-        });
+        results.push(SubmitResult { task: submission.task, label, outcome });
     }
     label::create_all(connection, project.id, labeler, &batch.labels).await?;
-    let answered: Vec<&TaskVotes> = batch
-        .answered
-        .iter()
-        .filter_map(|task| votes.get(task))
-        .collect();
+    let answered: Vec<&TaskVotes> = batch.answered.iter().filter_map(|task| votes.get(task)).collect();
     close_tasks(connection, project.settings.seed, &answered, true).await?;
-    event::append_all(
-        connection,
-        project.id,
-        EventKind::LabelAccepted,
-        &batch.events,
-    )
-    .await?;
+    event::append_all(connection, project.id, EventKind::LabelAccepted, &batch.events).await?;
     Ok(results)
 }
 
@@ -114,10 +92,7 @@ impl Batch {
         submission: &Submission,
         class: ClassIndex,
     ) -> (Option<LabelId>, LabelOutcome) {
-        let voter = Voter {
-            token: labeler,
-            person: submission.person.as_deref(),
-        };
+        let voter = Voter { token: labeler, person: submission.person.as_deref() };
         match of_task.judge(voter, class, submission.attempt) {
             Judgement::Duplicate(label) => (Some(label), LabelOutcome::Duplicate),
             Judgement::Conflict(label) => (label, LabelOutcome::Conflict),
@@ -128,11 +103,7 @@ impl Batch {
             }
             Judgement::Fills(slot) => {
                 let label = self.add(of_task, labeler, submission, class, Some(slot));
-                if let Some(filled) = of_task
-                    .slots
-                    .iter_mut()
-                    .find(|candidate| candidate.id == slot)
-                {
+                if let Some(filled) = of_task.slots.iter_mut().find(|candidate| candidate.id == slot) {
                     filled.state = SlotState::Answered;
                     filled.labeler = Some(labeler);
                     filled.person.clone_from(&submission.person);
@@ -166,21 +137,11 @@ impl Batch {
             class,
             person: submission.person.clone(),
             attempt: submission.attempt,
-            seconds: submission
-                .seconds
-                .filter(|seconds| seconds.is_finite() && *seconds >= 0.0),
+            seconds: submission.seconds.filter(|seconds| seconds.is_finite() && *seconds >= 0.0),
             counted,
         });
         let (task, person) = (of_task.task.id, submission.person.clone());
-        of_task.labels.push(VoteRow {
-            id,
-            task,
-            slot,
-            class,
-            labeler,
-            person,
-            counted,
-        });
+        of_task.labels.push(VoteRow { id, task, slot, class, labeler, person, counted });
         id
     }
 }

@@ -26,18 +26,10 @@ pub(crate) struct House {
 
 impl House {
     /// A project in `state` with `item_count` unlabelled pool items in segments of 10.
-    pub(crate) async fn build(
-        state: ProjectState,
-        item_count: usize,
-        settings: ProjectSettings,
-    ) -> Self {
+    pub(crate) async fn build(state: ProjectState, item_count: usize, settings: ProjectSettings) -> Self {
         let database = TestDatabase::create().await;
         let project = ProjectId::generate();
-        let mut house = Self {
-            database,
-            project,
-            items: Vec::new(),
-        };
+        let mut house = Self { database, project, items: Vec::new() };
         let mut connection = house.store().acquire().await.unwrap();
         sqlx::query("insert into project (id, name, state, settings) values ($1, 'p', $2, $3)")
             .bind(project)
@@ -124,10 +116,7 @@ impl House {
 
     pub(crate) async fn row(&self) -> ProjectRow {
         let mut connection = self.store().acquire().await.unwrap();
-        project::find(&mut connection, self.project)
-            .await
-            .unwrap()
-            .expect("the project is there")
+        project::find(&mut connection, self.project).await.unwrap().expect("the project is there")
     }
 
     pub(crate) async fn labeler(&self, name: &str) -> TokenId {
@@ -147,18 +136,9 @@ impl House {
         let mut transaction = self.store().begin().await.unwrap();
         let strategy = Strategy::Random {};
         let (id, count) = (RoundId::generate(), task_count as i32);
-        round::open(
-            &mut transaction,
-            id,
-            self.project,
-            1,
-            RoundState::Labeling,
-            &strategy,
-            None,
-            count,
-        )
-        .await
-        .unwrap();
+        round::open(&mut transaction, id, self.project, 1, RoundState::Labeling, &strategy, None, count)
+            .await
+            .unwrap();
         let origin = BatchOrigin {
             project: self.project,
             round_number: 1,
@@ -179,9 +159,7 @@ impl House {
                 suggestions: Vec::new(),
             })
             .collect();
-        task::create_all(&mut transaction, origin, &tasks)
-            .await
-            .unwrap();
+        task::create_all(&mut transaction, origin, &tasks).await.unwrap();
         transaction.commit().await.unwrap();
     }
 
@@ -189,24 +167,16 @@ impl House {
     pub(crate) async fn lease(&self, labeler: TokenId, count: u32) -> Leases {
         let row = self.row().await;
         let mut transaction = self.store().begin().await.unwrap();
-        let leases = lease_tasks(&mut transaction, &row, labeler, count, false)
-            .await
-            .unwrap();
+        let leases = lease_tasks(&mut transaction, &row, labeler, count, false).await.unwrap();
         transaction.commit().await.unwrap();
         leases
     }
 
     /// Submits as one call does.
-    pub(crate) async fn submit(
-        &self,
-        labeler: TokenId,
-        submissions: &[Submission],
-    ) -> Vec<SubmitResult> {
+    pub(crate) async fn submit(&self, labeler: TokenId, submissions: &[Submission]) -> Vec<SubmitResult> {
         let row = self.row().await;
         let mut transaction = self.store().begin().await.unwrap();
-        let results = submit_labels(&mut transaction, &row, labeler, submissions)
-            .await
-            .unwrap();
+        let results = submit_labels(&mut transaction, &row, labeler, submissions).await.unwrap();
         transaction.commit().await.unwrap();
         results
     }
@@ -219,57 +189,34 @@ impl House {
             if leases.tasks.is_empty() {
                 return labels;
             }
-            let submissions: Vec<_> = leases
-                .tasks
-                .iter()
-                .map(|task| submission(task.task, class))
-                .collect();
+            let submissions: Vec<_> = leases.tasks.iter().map(|task| submission(task.task, class)).collect();
             labels.extend(
-                self.submit(labeler, &submissions)
-                    .await
-                    .into_iter()
-                    .filter_map(|result| result.label),
+                self.submit(labeler, &submissions).await.into_iter().filter_map(|result| result.label),
             );
         }
     }
 
     /// Lets every lease run out.
     pub(crate) async fn expire_leases(&self) {
-        self.execute(
-            "update slot set expires_at = now() - interval '1 second' where state = 'leased'",
-        )
-        .await;
+        self.execute("update slot set expires_at = now() - interval '1 second' where state = 'leased'").await;
     }
 
     pub(crate) async fn execute(&self, sql: &'static str) {
-        sqlx::raw_sql(sql)
-            .execute(&mut *self.store().acquire().await.unwrap())
-            .await
-            .unwrap();
+        sqlx::raw_sql(sql).execute(&mut *self.store().acquire().await.unwrap()).await.unwrap();
     }
 
     /// The first column of the first row, a number.
     pub(crate) async fn number(&self, sql: &'static str) -> i64 {
-        sqlx::query_scalar(sql)
-            .fetch_one(&mut *self.store().acquire().await.unwrap())
-            .await
-            .unwrap()
+        sqlx::query_scalar(sql).fetch_one(&mut *self.store().acquire().await.unwrap()).await.unwrap()
     }
 
     /// What must hold after every operation, whatever it was.
     pub(crate) async fn check_invariants(&self) {
         let settings = self.row().await.settings;
         let capacity = (settings.budget / settings.cost_per_label) as i64;
-        let paid = self
-            .number("select count(*) from label where counted and undone_at is null")
-            .await;
-        let reserved = self
-            .number("select count(*) from slot where state in ('open', 'leased')")
-            .await;
-        assert!(
-            paid + reserved <= capacity,
-            "{paid} paid and {reserved} reserved of {capacity} votes"
-        );
+        let paid = self.number("select count(*) from label where counted and undone_at is null").await;
+        let reserved = self.number("select count(*) from slot where state in ('open', 'leased')").await;
+        assert!(paid + reserved <= capacity, "{paid} paid and {reserved} reserved of {capacity} votes");
         for (what, sql) in [
             (
                 "an answered slot without exactly one live label",
@@ -322,11 +269,5 @@ impl House {
 
 /// A label without a lease's number.
 pub(crate) fn submission(task: crate::domain::ids::TaskId, class: &str) -> Submission {
-    Submission {
-        task,
-        class: class.to_owned(),
-        attempt: None,
-        seconds: Some(1.0),
-        person: None,
-    }
+    Submission { task, class: class.to_owned(), attempt: None, seconds: Some(1.0), person: None }
 }

@@ -14,11 +14,7 @@ use crate::domain::task::{SkipReason, WaitReason};
 
 async fn labeling(task_count: usize, votes_per_task: u32) -> House {
     let budget = (task_count as u32 * votes_per_task) as f64;
-    let settings = ProjectSettings {
-        votes_per_task,
-        budget,
-        ..Default::default()
-    };
+    let settings = ProjectSettings { votes_per_task, budget, ..Default::default() };
     let house = House::build(ProjectState::Labeling, task_count, settings).await;
     house.open_round(task_count).await;
     house
@@ -31,10 +27,7 @@ fn outcomes(results: &[SubmitResult]) -> Vec<LabelOutcome> {
 async fn undo(house: &House, token: TokenId, label: LabelId) -> Result<Amended, LabelingError> {
     let row = house.row().await;
     let mut transaction = house.store().begin().await.unwrap();
-    let actor = Actor {
-        token,
-        touches_all: false,
-    };
+    let actor = Actor { token, touches_all: false };
     let undone = undo_label(&mut transaction, &row, actor, label).await?;
     transaction.commit().await.unwrap();
     Ok(undone)
@@ -48,10 +41,7 @@ async fn correct(
 ) -> Result<Amended, LabelingError> {
     let row = house.row().await;
     let mut transaction = house.store().begin().await.unwrap();
-    let actor = Actor {
-        token,
-        touches_all: false,
-    };
+    let actor = Actor { token, touches_all: false };
     let corrected = correct_label(&mut transaction, &row, actor, label, class).await?;
     transaction.commit().await.unwrap();
     Ok(corrected)
@@ -78,13 +68,8 @@ async fn labelers_who_lease_at_once_never_get_one_slot() {
         labelers.push(house.labeler(&format!("labeler {name}")).await);
     }
     let leases =
-        futures_util::future::join_all(labelers.iter().map(|labeler| house.lease(*labeler, 5)))
-            .await;
-    let tasks: Vec<TaskId> = leases
-        .iter()
-        .flat_map(|leases| &leases.tasks)
-        .map(|task| task.task)
-        .collect();
+        futures_util::future::join_all(labelers.iter().map(|labeler| house.lease(*labeler, 5))).await;
+    let tasks: Vec<TaskId> = leases.iter().flat_map(|leases| &leases.tasks).map(|task| task.task).collect();
     assert_eq!(tasks.len(), 40);
     assert_eq!(tasks.iter().collect::<HashSet<_>>().len(), 40);
     house.check_invariants().await;
@@ -95,17 +80,10 @@ async fn a_labeler_never_gets_two_slots_of_a_task_nor_more_than_twenty_tasks() {
     let house = labeling(30, 3).await;
     let ana = house.labeler("ana").await;
     let leases = futures_util::future::join_all((0..6).map(|_| house.lease(ana, 7))).await;
-    let tasks: Vec<TaskId> = leases
-        .iter()
-        .flat_map(|leases| &leases.tasks)
-        .map(|task| task.task)
-        .collect();
+    let tasks: Vec<TaskId> = leases.iter().flat_map(|leases| &leases.tasks).map(|task| task.task).collect();
     assert_eq!(tasks.len(), 20);
     assert_eq!(tasks.iter().collect::<HashSet<_>>().len(), 20);
-    assert_eq!(
-        house.lease(ana, 1).await.wait,
-        Some(WaitReason::BatchLeasedOut)
-    );
+    assert_eq!(house.lease(ana, 1).await.wait, Some(WaitReason::BatchLeasedOut));
     house.check_invariants().await;
 }
 
@@ -114,40 +92,22 @@ async fn tasks_are_handed_out_by_rank_and_a_reload_gets_them_back() {
     let house = labeling(6, 1).await;
     let ana = house.labeler("ana").await;
     let first = house.lease(ana, 2).await;
-    assert_eq!(
-        [first.tasks[0].item, first.tasks[1].item],
-        [house.items[0], house.items[1]]
-    );
+    assert_eq!([first.tasks[0].item, first.tasks[1].item], [house.items[0], house.items[1]]);
     assert_eq!(first.tasks[0].attempt, 1);
     let row = house.row().await;
     let mut transaction = house.store().begin().await.unwrap();
-    let resumed = lease_tasks(&mut transaction, &row, ana, 3, true)
-        .await
-        .unwrap();
+    let resumed = lease_tasks(&mut transaction, &row, ana, 3, true).await.unwrap();
     transaction.commit().await.unwrap();
     let items: Vec<_> = resumed.tasks.iter().map(|task| task.item).collect();
     assert_eq!(items, house.items[..3]);
     assert_eq!(resumed.tasks[0].attempt, 1);
     let mut transaction = house.store().begin().await.unwrap();
-    assert_eq!(
-        release_leases(&mut transaction, &row, ana, Some(&[resumed.tasks[0].task]))
-            .await
-            .unwrap(),
-        1
-    );
-    assert_eq!(
-        renew_leases(&mut transaction, &row, ana, None)
-            .await
-            .unwrap(),
-        2
-    );
+    assert_eq!(release_leases(&mut transaction, &row, ana, Some(&[resumed.tasks[0].task])).await.unwrap(), 1);
+    assert_eq!(renew_leases(&mut transaction, &row, ana, None).await.unwrap(), 2);
     transaction.commit().await.unwrap();
     let ben = house.labeler("ben").await;
     let released = house.lease(ben, 1).await;
-    assert_eq!(
-        (released.tasks[0].item, released.tasks[0].attempt),
-        (house.items[0], 2)
-    );
+    assert_eq!((released.tasks[0].item, released.tasks[0].attempt), (house.items[0], 2));
 }
 
 #[tokio::test]
@@ -158,28 +118,12 @@ async fn a_label_for_an_expired_lease_is_refused_once_somebody_else_has_the_task
     house.expire_leases().await;
     let retaken = house.lease(ben, 1).await;
     assert_eq!((retaken.tasks[0].task, retaken.tasks[0].attempt), (task, 2));
-    let late = Submission {
-        attempt: Some(1),
-        ..submission(task, "cat")
-    };
-    let results = house
-        .submit(ana, &[late.clone(), submission(task, "cat")])
-        .await;
-    assert_eq!(
-        outcomes(&results),
-        [LabelOutcome::Expired, LabelOutcome::Expired]
-    );
+    let late = Submission { attempt: Some(1), ..submission(task, "cat") };
+    let results = house.submit(ana, &[late.clone(), submission(task, "cat")]).await;
+    assert_eq!(outcomes(&results), [LabelOutcome::Expired, LabelOutcome::Expired]);
     assert_eq!(results[0].label, results[1].label);
-    assert_eq!(
-        house
-            .number("select count(*) from label where not counted")
-            .await,
-        1
-    );
-    assert_eq!(
-        outcomes(&house.submit(ben, &[submission(task, "dog")]).await),
-        [LabelOutcome::Accepted]
-    );
+    assert_eq!(house.number("select count(*) from label where not counted").await, 1);
+    assert_eq!(outcomes(&house.submit(ben, &[submission(task, "dog")]).await), [LabelOutcome::Accepted]);
     assert_eq!(house.submit(ana, &[late]).await, results[..1]);
     let settled = "select class::bigint from item where class is not null";
     assert_eq!(house.number(settled).await, 1);
@@ -193,21 +137,11 @@ async fn a_late_label_is_accepted_while_nobody_else_has_taken_the_task() {
     let leases = house.lease(ana, 2).await;
     house.expire_leases().await;
     let mut connection = house.store().acquire().await.unwrap();
-    crate::store::slot::open_expired(&mut connection, house.project)
-        .await
-        .unwrap();
+    crate::store::slot::open_expired(&mut connection, house.project).await.unwrap();
     drop(connection);
-    let first = Submission {
-        attempt: Some(1),
-        ..submission(leases.tasks[0].task, "cat")
-    };
-    let results = house
-        .submit(ana, &[first, submission(leases.tasks[1].task, "eel")])
-        .await;
-    assert_eq!(
-        outcomes(&results),
-        [LabelOutcome::Accepted, LabelOutcome::Accepted]
-    );
+    let first = Submission { attempt: Some(1), ..submission(leases.tasks[0].task, "cat") };
+    let results = house.submit(ana, &[first, submission(leases.tasks[1].task, "eel")]).await;
+    assert_eq!(outcomes(&results), [LabelOutcome::Accepted, LabelOutcome::Accepted]);
     house.check_invariants().await;
 }
 
@@ -232,30 +166,14 @@ async fn every_wrong_label_gets_its_outcome_and_the_others_are_taken() {
         )
         .await;
     use LabelOutcome as O;
-    let expected = [
-        O::Accepted,
-        O::Duplicate,
-        O::Conflict,
-        O::UnknownClass,
-        O::UnknownTask,
-        O::Conflict,
-        O::Accepted,
-    ];
+    let expected =
+        [O::Accepted, O::Duplicate, O::Conflict, O::UnknownClass, O::UnknownTask, O::Conflict, O::Accepted];
     assert_eq!(outcomes(&results), expected);
     assert_eq!(results[1].label, results[0].label);
     assert_eq!(house.number("select count(*) from label").await, 2);
+    assert_eq!(house.number("select count(*) from event where kind = 'label.accepted'").await, 2);
     assert_eq!(
-        house
-            .number("select count(*) from event where kind = 'label.accepted'")
-            .await,
-        2
-    );
-    assert_eq!(
-        outcomes(
-            &house
-                .submit(ana, &[submission(leases.tasks[0].task, "cat")])
-                .await
-        ),
+        outcomes(&house.submit(ana, &[submission(leases.tasks[0].task, "cat")]).await),
         [O::Duplicate]
     );
     house.check_invariants().await;
@@ -269,31 +187,13 @@ async fn concurrent_last_votes_settle_a_task_once_and_by_majority() {
         let labeler = house.labeler(name).await;
         let tasks = house.lease(labeler, 8).await.tasks;
         assert_eq!(tasks.len(), 8);
-        let submissions: Vec<_> = tasks
-            .iter()
-            .rev()
-            .map(|task| submission(task.task, class))
-            .collect();
+        let submissions: Vec<_> = tasks.iter().rev().map(|task| submission(task.task, class)).collect();
         calls.push((labeler, submissions));
     }
-    let results = futures_util::future::join_all(
-        calls
-            .iter()
-            .map(|(labeler, all)| house.submit(*labeler, all)),
-    )
-    .await;
-    assert!(
-        results
-            .iter()
-            .flatten()
-            .all(|result| result.outcome == LabelOutcome::Accepted)
-    );
-    assert_eq!(
-        house
-            .number("select count(*) from item where class = 1 and class_source = 'votes'")
-            .await,
-        8
-    );
+    let results =
+        futures_util::future::join_all(calls.iter().map(|(labeler, all)| house.submit(*labeler, all))).await;
+    assert!(results.iter().flatten().all(|result| result.outcome == LabelOutcome::Accepted));
+    assert_eq!(house.number("select count(*) from item where class = 1 and class_source = 'votes'").await, 8);
     house.check_invariants().await;
 }
 
@@ -302,26 +202,11 @@ async fn a_tool_may_vote_for_several_people() {
     let house = labeling(1, 2).await;
     let tool = house.labeler("tool").await;
     let task = house.lease(tool, 1).await.tasks[0].task;
-    let of = |person: &str, class| Submission {
-        person: Some(person.to_owned()),
-        ..submission(task, class)
-    };
-    let results = house
-        .submit(
-            tool,
-            &[
-                of("ana", "cat"),
-                of("ana", "cat"),
-                of("ben", "cat"),
-                of("cem", "dog"),
-            ],
-        )
-        .await;
+    let of = |person: &str, class| Submission { person: Some(person.to_owned()), ..submission(task, class) };
+    let results =
+        house.submit(tool, &[of("ana", "cat"), of("ana", "cat"), of("ben", "cat"), of("cem", "dog")]).await;
     use LabelOutcome as O;
-    assert_eq!(
-        outcomes(&results),
-        [O::Accepted, O::Duplicate, O::Accepted, O::Expired]
-    );
+    assert_eq!(outcomes(&results), [O::Accepted, O::Duplicate, O::Accepted, O::Expired]);
     house.check_invariants().await;
 }
 
@@ -330,36 +215,15 @@ async fn an_undone_label_is_refunded_and_its_task_is_asked_again() {
     let house = labeling(1, 1).await;
     let (ana, ben) = (house.labeler("ana").await, house.labeler("ben").await);
     let label = house.answer_all(ana, "cat").await[0];
-    assert!(matches!(
-        undo(&house, ben, label).await,
-        Err(LabelingError::SomebodyElses(_))
-    ));
+    assert!(matches!(undo(&house, ben, label).await, Err(LabelingError::SomebodyElses(_))));
     undo(&house, ana, label).await.unwrap();
-    assert!(matches!(
-        undo(&house, ana, label).await,
-        Err(LabelingError::Undone(_))
-    ));
-    assert_eq!(
-        house
-            .number("select count(*) from item where class is not null")
-            .await,
-        0
-    );
+    assert!(matches!(undo(&house, ana, label).await, Err(LabelingError::Undone(_))));
+    assert_eq!(house.number("select count(*) from item where class is not null").await, 0);
     house.check_invariants().await;
     let again = house.answer_all(ben, "dog").await;
     assert_eq!(again.len(), 1);
-    assert_eq!(
-        house
-            .number("select count(*) from item where class = 1")
-            .await,
-        1
-    );
-    assert_eq!(
-        house
-            .number("select count(*) from label where counted and undone_at is null")
-            .await,
-        1
-    );
+    assert_eq!(house.number("select count(*) from item where class = 1").await, 1);
+    assert_eq!(house.number("select count(*) from label where counted and undone_at is null").await, 1);
     house.check_invariants().await;
 }
 
@@ -369,27 +233,11 @@ async fn once_the_round_has_moved_a_label_can_be_corrected_but_not_undone() {
     let ana = house.labeler("ana").await;
     let label = house.answer_all(ana, "cat").await[0];
     house.execute("update round set state = 'training'").await;
-    assert!(matches!(
-        undo(&house, ana, label).await,
-        Err(LabelingError::RoundMoved { round: 1, .. })
-    ));
-    assert!(matches!(
-        correct(&house, ana, label, "unicorn").await,
-        Err(LabelingError::UnknownClass(_))
-    ));
+    assert!(matches!(undo(&house, ana, label).await, Err(LabelingError::RoundMoved { round: 1, .. })));
+    assert!(matches!(correct(&house, ana, label, "unicorn").await, Err(LabelingError::UnknownClass(_))));
     correct(&house, ana, label, "eel").await.unwrap();
-    assert_eq!(
-        house
-            .number("select class::bigint from item where class is not null")
-            .await,
-        2
-    );
-    assert_eq!(
-        house
-            .number("select corrected_from::bigint from label")
-            .await,
-        0
-    );
+    assert_eq!(house.number("select class::bigint from item where class is not null").await, 2);
+    assert_eq!(house.number("select corrected_from::bigint from label").await, 0);
     house.check_invariants().await;
 }
 
@@ -398,37 +246,19 @@ async fn a_skipped_task_closes_and_its_reason_decides_about_the_item() {
     let house = labeling(3, 1).await;
     let ana = house.labeler("ana").await;
     let tasks = house.lease(ana, 3).await.tasks;
-    skip(&house, ana, tasks[0].task, SkipReason::Unsure)
-        .await
-        .unwrap();
-    skip(&house, ana, tasks[0].task, SkipReason::Unsure)
-        .await
-        .unwrap();
-    skip(&house, ana, tasks[1].task, SkipReason::Broken)
-        .await
-        .unwrap();
+    skip(&house, ana, tasks[0].task, SkipReason::Unsure).await.unwrap();
+    skip(&house, ana, tasks[0].task, SkipReason::Unsure).await.unwrap();
+    skip(&house, ana, tasks[1].task, SkipReason::Broken).await.unwrap();
     house.submit(ana, &[submission(tasks[2].task, "cat")]).await;
     let answered = skip(&house, ana, tasks[2].task, SkipReason::Unsure).await;
     assert!(matches!(answered, Err(LabelingError::TaskClosed(_))));
-    assert_eq!(
-        house
-            .number("select count(*) from task where state = 'skipped'")
-            .await,
-        2
-    );
+    assert_eq!(house.number("select count(*) from task where state = 'skipped'").await, 2);
     assert_eq!(house.number("select count(*) from skip").await, 2);
     assert_eq!(
-        house
-            .number("select count(*) from item where ask_from_round = 3 and excluded is null")
-            .await,
+        house.number("select count(*) from item where ask_from_round = 3 and excluded is null").await,
         1
     );
-    assert_eq!(
-        house
-            .number("select count(*) from item where excluded = 'broken'")
-            .await,
-        1
-    );
+    assert_eq!(house.number("select count(*) from item where excluded = 'broken'").await, 1);
     let unknown = skip(&house, ana, TaskId::generate(), SkipReason::Unsure).await;
     assert!(matches!(unknown, Err(LabelingError::UnknownTask(_))));
     house.check_invariants().await;
@@ -440,19 +270,9 @@ async fn a_task_settles_on_its_votes_when_its_last_slot_is_skipped() {
     let (ana, ben) = (house.labeler("ana").await, house.labeler("ben").await);
     house.answer_all(ana, "dog").await;
     let task = house.lease(ben, 1).await.tasks[0].task;
-    assert_eq!(
-        house
-            .number("select count(*) from task where state = 'open'")
-            .await,
-        1
-    );
+    assert_eq!(house.number("select count(*) from task where state = 'open'").await, 1);
     skip(&house, ben, task, SkipReason::Unsure).await.unwrap();
-    assert_eq!(
-        house
-            .number("select count(*) from task where state = 'settled'")
-            .await,
-        1
-    );
+    assert_eq!(house.number("select count(*) from task where state = 'settled'").await, 1);
     house.check_invariants().await;
 }
 
@@ -462,32 +282,18 @@ async fn who_gets_no_task_is_told_why() {
     let (ana, ben) = (house.labeler("ana").await, house.labeler("ben").await);
     let lease = house.lease(ana, 1).await;
     assert_eq!((lease.tasks.len(), lease.wait), (1, None));
-    assert_eq!(
-        house.lease(ben, 1).await.wait,
-        Some(WaitReason::BatchLeasedOut)
-    );
+    assert_eq!(house.lease(ben, 1).await.wait, Some(WaitReason::BatchLeasedOut));
     house.execute("update project set paused = true").await;
     assert_eq!(house.lease(ben, 1).await.wait, Some(WaitReason::Paused));
-    let paused = house
-        .submit(ana, &[submission(lease.tasks[0].task, "cat")])
-        .await;
+    let paused = house.submit(ana, &[submission(lease.tasks[0].task, "cat")]).await;
     assert_eq!(outcomes(&paused), [LabelOutcome::Accepted]);
     house.execute("update project set paused = false").await;
     assert_eq!(house.lease(ben, 1).await.wait, Some(WaitReason::Training));
     for (state, reason) in [
-        (
-            "update project set state = 'training'",
-            WaitReason::Training,
-        ),
+        ("update project set state = 'training'", WaitReason::Training),
         ("update project set state = 'scoring'", WaitReason::Scoring),
-        (
-            "update project set state = 'finished'",
-            WaitReason::Finished,
-        ),
-        (
-            "update project set state = 'pretraining'",
-            WaitReason::NotStarted,
-        ),
+        ("update project set state = 'finished'", WaitReason::Finished),
+        ("update project set state = 'pretraining'", WaitReason::NotStarted),
         ("update project set state = 'ready'", WaitReason::NotStarted),
     ] {
         house.execute(state).await;
@@ -517,15 +323,8 @@ async fn walk(votes_per_task: u32, seed: u64) {
             }
             (3..=5, Some(task), _) => {
                 let attempt = [None, Some(1), Some(2)][stream.random_range(0..3)];
-                let results = house
-                    .submit(
-                        labeler,
-                        &[Submission {
-                            attempt,
-                            ..submission(task, class)
-                        }],
-                    )
-                    .await;
+                let results =
+                    house.submit(labeler, &[Submission { attempt, ..submission(task, class) }]).await;
                 labels.extend(results[0].label);
             }
             (6, Some(task), _) => drop(skip(&house, labeler, task, SkipReason::Unsure).await),

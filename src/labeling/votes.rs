@@ -50,29 +50,14 @@ pub(crate) enum Judgement {
 
 impl TaskVotes {
     /// What a vote of `class` under lease `attempt` may do.
-    pub(crate) fn judge(
-        &self,
-        voter: Voter<'_>,
-        class: ClassIndex,
-        attempt: Option<i32>,
-    ) -> Judgement {
-        let own = |label: &&VoteRow| {
-            label.labeler == voter.token && label.person.as_deref() == voter.person
-        };
+    pub(crate) fn judge(&self, voter: Voter<'_>, class: ClassIndex, attempt: Option<i32>) -> Judgement {
+        let own = |label: &&VoteRow| label.labeler == voter.token && label.person.as_deref() == voter.person;
         if let Some(vote) = self.labels.iter().filter(own).find(|label| label.counted) {
             let same = vote.class == class;
-            return if same {
-                Judgement::Duplicate(vote.id)
-            } else {
-                Judgement::Conflict(Some(vote.id))
-            };
+            return if same { Judgement::Duplicate(vote.id) } else { Judgement::Conflict(Some(vote.id)) };
         }
         let late = || {
-            let kept = self
-                .labels
-                .iter()
-                .filter(own)
-                .find(|label| label.class == class);
+            let kept = self.labels.iter().filter(own).find(|label| label.class == class);
             Judgement::Late(kept.map(|label| label.id))
         };
         if !self.is_votable() {
@@ -100,9 +85,7 @@ impl TaskVotes {
         if self.has_used_slot(voter) {
             return None;
         }
-        self.find_slot(voter.token)
-            .or_else(|| self.find_open(None))
-            .map(|slot| slot.id)
+        self.find_slot(voter.token).or_else(|| self.find_open(None)).map(|slot| slot.id)
     }
 
     /// Whether a further vote is wanted: the task isn't closed and has a slot to fill.
@@ -113,18 +96,12 @@ impl TaskVotes {
 
     /// The classes of the counted votes.
     pub(crate) fn classes(&self) -> Vec<ClassIndex> {
-        self.labels
-            .iter()
-            .filter(|label| label.counted)
-            .map(|label| label.class)
-            .collect()
+        self.labels.iter().filter(|label| label.counted).map(|label| label.class).collect()
     }
 
     /// Whether a slot is still open or leased.
     pub(crate) fn is_unclosed(&self) -> bool {
-        self.slots
-            .iter()
-            .any(|slot| matches!(slot.state, SlotState::Open | SlotState::Leased))
+        self.slots.iter().any(|slot| matches!(slot.state, SlotState::Open | SlotState::Leased))
     }
 
     /// Whether the voter has answered or skipped a slot of this task; each has one vote.
@@ -138,11 +115,8 @@ impl TaskVotes {
 
     /// The slot that the token holds, or held last while nobody has taken it since.
     fn find_slot(&self, token: TokenId) -> Option<&SlotRow> {
-        let of_token = |state| {
-            self.slots
-                .iter()
-                .find(move |slot| slot.labeler == Some(token) && slot.state == state)
-        };
+        let of_token =
+            |state| self.slots.iter().find(move |slot| slot.labeler == Some(token) && slot.state == state);
         of_token(SlotState::Leased).or_else(|| of_token(SlotState::Open))
     }
 
@@ -150,8 +124,7 @@ impl TaskVotes {
     fn has_lost(&self, token: TokenId, attempt: Option<i32>) -> bool {
         self.slots.iter().any(|slot| {
             slot.former.contains(&token)
-                || (slot.state != SlotState::Open
-                    && attempt.is_some_and(|attempt| attempt < slot.attempt))
+                || (slot.state != SlotState::Open && attempt.is_some_and(|attempt| attempt < slot.attempt))
         })
     }
 
@@ -160,10 +133,7 @@ impl TaskVotes {
         if attempt.is_some() {
             return None;
         }
-        self.slots
-            .iter()
-            .filter(|slot| slot.state == SlotState::Open)
-            .min_by_key(|slot| slot.priority)
+        self.slots.iter().filter(|slot| slot.state == SlotState::Open).min_by_key(|slot| slot.priority)
     }
 }
 
@@ -176,16 +146,7 @@ pub(crate) async fn lock_votes(
     let locked = task::lock_all(connection, project, tasks).await?;
     let mut votes: BTreeMap<TaskId, TaskVotes> = locked
         .into_iter()
-        .map(|task| {
-            (
-                task.id,
-                TaskVotes {
-                    task,
-                    slots: Vec::new(),
-                    labels: Vec::new(),
-                },
-            )
-        })
+        .map(|task| (task.id, TaskVotes { task, slots: Vec::new(), labels: Vec::new() }))
         .collect();
     let known: Vec<TaskId> = votes.keys().copied().collect();
     for slot in slot::lock_of_tasks(connection, &known).await? {
@@ -210,8 +171,7 @@ pub(crate) async fn close_tasks(
     votes: &[&TaskVotes],
     may_ask_again: bool,
 ) -> Result<(), StoreError> {
-    let (mut tasks, mut states, mut items, mut classes) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut tasks, mut states, mut items, mut classes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for of_task in votes.iter().filter(|of_task| !of_task.is_unclosed()) {
         let (state, class) = conclude(of_task, seed, may_ask_again);
         tasks.push(of_task.task.id);
@@ -228,11 +188,7 @@ pub(crate) async fn close_tasks(
     task::write_classes(connection, &items, &classes).await
 }
 
-fn conclude(
-    of_task: &TaskVotes,
-    seed: u64,
-    may_ask_again: bool,
-) -> (TaskState, Option<ClassIndex>) {
+fn conclude(of_task: &TaskVotes, seed: u64, may_ask_again: bool) -> (TaskState, Option<ClassIndex>) {
     let classes = of_task.classes();
     match majority(&classes) {
         Verdict::Class(class) => (TaskState::Settled, Some(class)),
@@ -240,12 +196,7 @@ fn conclude(
             (TaskState::Adjudication, None)
         }
         Verdict::Tie => (TaskState::Settled, break_tie(of_task, seed)),
-        Verdict::NoVotes
-            if of_task
-                .slots
-                .iter()
-                .any(|slot| slot.state == SlotState::Skipped) =>
-        {
+        Verdict::NoVotes if of_task.slots.iter().any(|slot| slot.state == SlotState::Skipped) => {
             (TaskState::Skipped, None)
         }
         Verdict::NoVotes => (TaskState::Withdrawn, None),
@@ -258,16 +209,11 @@ pub(crate) fn break_tie(of_task: &TaskVotes, seed: u64) -> Option<ClassIndex> {
     let count_of = |class: ClassIndex| classes.iter().filter(|other| **other == class).count();
     let most = classes.iter().map(|class| count_of(*class)).max()?;
     let key = StreamKey::new(seed, "adjudication").with_content(&of_task.task.hash);
-    let mut leaders: Vec<ClassIndex> = classes
-        .iter()
-        .copied()
-        .filter(|class| count_of(*class) == most)
-        .collect();
+    let mut leaders: Vec<ClassIndex> =
+        classes.iter().copied().filter(|class| count_of(*class) == most).collect();
     leaders.sort_unstable();
     leaders.dedup();
-    leaders
-        .into_iter()
-        .min_by_key(|class| key.clone().with_number(u64::from(class.0)).number())
+    leaders.into_iter().min_by_key(|class| key.clone().with_number(u64::from(class.0)).number())
 }
 
 #[cfg(test)]
@@ -299,11 +245,7 @@ mod tests {
             source: TaskSource::Query,
             state,
         };
-        TaskVotes {
-            task,
-            slots,
-            labels: Vec::new(),
-        }
+        TaskVotes { task, slots, labels: Vec::new() }
     }
 
     fn vote(token: TokenId, class: u16, counted: bool) -> VoteRow {
@@ -319,10 +261,7 @@ mod tests {
     }
 
     fn voter(token: TokenId) -> Voter<'static> {
-        Voter {
-            token,
-            person: None,
-        }
+        Voter { token, person: None }
     }
 
     const CAT: ClassIndex = ClassIndex(0);
@@ -331,23 +270,11 @@ mod tests {
     fn a_late_label_is_accepted_until_somebody_else_takes_the_slot() {
         let (ana, ben) = (TokenId::generate(), TokenId::generate());
         let mut expired = votes(TaskState::Open, vec![slot(SlotState::Open, Some(ana), 1)]);
-        assert_eq!(
-            expired.judge(voter(ana), CAT, Some(1)),
-            Judgement::Fills(expired.slots[0].id)
-        );
-        expired.slots[0] = SlotRow {
-            former: vec![ana],
-            ..slot(SlotState::Leased, Some(ben), 2)
-        };
-        assert_eq!(
-            expired.judge(voter(ana), CAT, Some(1)),
-            Judgement::Late(None)
-        );
+        assert_eq!(expired.judge(voter(ana), CAT, Some(1)), Judgement::Fills(expired.slots[0].id));
+        expired.slots[0] = SlotRow { former: vec![ana], ..slot(SlotState::Leased, Some(ben), 2) };
+        assert_eq!(expired.judge(voter(ana), CAT, Some(1)), Judgement::Late(None));
         assert_eq!(expired.judge(voter(ana), CAT, None), Judgement::Late(None));
-        assert_eq!(
-            expired.judge(voter(ben), CAT, Some(2)),
-            Judgement::Fills(expired.slots[0].id)
-        );
+        assert_eq!(expired.judge(voter(ben), CAT, Some(2)), Judgement::Fills(expired.slots[0].id));
     }
 
     #[test]
@@ -355,76 +282,40 @@ mod tests {
         let ana = TokenId::generate();
         let held = votes(TaskState::Open, vec![slot(SlotState::Leased, Some(ana), 3)]);
         assert_eq!(held.judge(voter(ana), CAT, Some(2)), Judgement::Late(None));
-        assert_eq!(
-            held.judge(voter(ana), CAT, Some(4)),
-            Judgement::Conflict(None)
-        );
-        assert_eq!(
-            held.judge(voter(ana), CAT, None),
-            Judgement::Fills(held.slots[0].id)
-        );
+        assert_eq!(held.judge(voter(ana), CAT, Some(4)), Judgement::Conflict(None));
+        assert_eq!(held.judge(voter(ana), CAT, None), Judgement::Fills(held.slots[0].id));
     }
 
     #[test]
     fn a_stranger_can_answer_an_open_slot_but_not_a_leased_one() {
         let (ana, ben) = (TokenId::generate(), TokenId::generate());
         let open = votes(TaskState::Open, vec![slot(SlotState::Open, None, 0)]);
-        assert_eq!(
-            open.judge(voter(ana), CAT, None),
-            Judgement::Fills(open.slots[0].id)
-        );
+        assert_eq!(open.judge(voter(ana), CAT, None), Judgement::Fills(open.slots[0].id));
         let leased = votes(TaskState::Open, vec![slot(SlotState::Leased, Some(ben), 1)]);
-        assert_eq!(
-            leased.judge(voter(ana), CAT, None),
-            Judgement::Conflict(None)
-        );
-        assert_eq!(
-            leased.judge(voter(ana), CAT, Some(1)),
-            Judgement::Conflict(None)
-        );
+        assert_eq!(leased.judge(voter(ana), CAT, None), Judgement::Conflict(None));
+        assert_eq!(leased.judge(voter(ana), CAT, Some(1)), Judgement::Conflict(None));
     }
 
     #[test]
     fn the_same_vote_twice_is_a_duplicate_and_another_class_a_conflict() {
         let ana = TokenId::generate();
-        let mut settled = votes(
-            TaskState::Settled,
-            vec![slot(SlotState::Answered, Some(ana), 1)],
-        );
+        let mut settled = votes(TaskState::Settled, vec![slot(SlotState::Answered, Some(ana), 1)]);
         settled.labels.push(vote(ana, 0, true));
         let id = settled.labels[0].id;
-        assert_eq!(
-            settled.judge(voter(ana), CAT, Some(1)),
-            Judgement::Duplicate(id)
-        );
-        assert_eq!(
-            settled.judge(voter(ana), ClassIndex(1), Some(1)),
-            Judgement::Conflict(Some(id))
-        );
-        let other_person = Voter {
-            token: ana,
-            person: Some("ben"),
-        };
-        assert_eq!(
-            settled.judge(other_person, CAT, None),
-            Judgement::Late(None)
-        );
+        assert_eq!(settled.judge(voter(ana), CAT, Some(1)), Judgement::Duplicate(id));
+        assert_eq!(settled.judge(voter(ana), ClassIndex(1), Some(1)), Judgement::Conflict(Some(id)));
+        let other_person = Voter { token: ana, person: Some("ben") };
+        assert_eq!(settled.judge(other_person, CAT, None), Judgement::Late(None));
     }
 
     #[test]
     fn a_tie_asks_once_more_and_then_is_broken_the_same_way_every_time() {
         let (ana, ben) = (TokenId::generate(), TokenId::generate());
-        let mut tied = votes(
-            TaskState::Open,
-            vec![slot(SlotState::Answered, Some(ana), 1)],
-        );
+        let mut tied = votes(TaskState::Open, vec![slot(SlotState::Answered, Some(ana), 1)]);
         tied.labels = vec![vote(ana, 4, true), vote(ben, 2, true), vote(ben, 9, false)];
         assert_eq!(conclude(&tied, 7, true), (TaskState::Adjudication, None));
         let first = conclude(&tied, 7, false);
-        assert!(
-            matches!(first, (TaskState::Settled, Some(ClassIndex(2 | 4)))),
-            "{first:?}"
-        );
+        assert!(matches!(first, (TaskState::Settled, Some(ClassIndex(2 | 4)))), "{first:?}");
         tied.labels.reverse();
         assert_eq!(conclude(&tied, 7, false), first);
         tied.task.state = TaskState::Adjudication;
@@ -434,10 +325,7 @@ mod tests {
     #[test]
     fn a_task_that_everybody_skipped_is_skipped_and_one_that_nobody_saw_is_withdrawn() {
         let ana = TokenId::generate();
-        let skipped = votes(
-            TaskState::Open,
-            vec![slot(SlotState::Skipped, Some(ana), 1)],
-        );
+        let skipped = votes(TaskState::Open, vec![slot(SlotState::Skipped, Some(ana), 1)]);
         assert_eq!(conclude(&skipped, 7, true).0, TaskState::Skipped);
         let unseen = votes(TaskState::Open, vec![slot(SlotState::Withdrawn, None, 0)]);
         assert_eq!(conclude(&unseen, 7, true).0, TaskState::Withdrawn);

@@ -44,9 +44,7 @@ impl PlannedBatch {
 /// A share of a batch in whole items, to the nearest.
 pub(super) fn share_of(count: u32, fraction: f64) -> u32 {
     // Rounding a product of a u32 and a fraction up to 1 stays within u32.
-    (f64::from(count) * fraction)
-        .round()
-        .clamp(0.0, f64::from(count)) as u32
+    (f64::from(count) * fraction).round().clamp(0.0, f64::from(count)) as u32
 }
 
 /// Withdraws what was asked ahead of round `number` and nobody touched, and plans the rest of its batch.
@@ -59,23 +57,13 @@ pub(super) async fn plan(
     let settings = &project.settings;
     let asked = task::lock_with_open_slot(connection, project.id, number).await?;
     task::withdraw_untouched(connection, &asked).await?;
-    let ahead_count = task::count_batch(connection, project.id, number)
-        .await?
-        .unsigned_abs();
+    let ahead_count = task::count_batch(connection, project.id, number).await?.unsigned_abs();
     let affordable = free_votes(connection, project).await? / u64::from(settings.votes_per_task);
-    let room = u64::from(settings.batch_size)
-        .saturating_sub(ahead_count)
-        .min(affordable);
-    let chosen: Vec<ItemId> = selection
-        .random
-        .iter()
-        .chain(&selection.ranking)
-        .map(|choice| choice.item)
-        .collect();
-    let askable: HashSet<ItemId> = pool::filter_askable(connection, &chosen, number)
-        .await?
-        .into_iter()
-        .collect();
+    let room = u64::from(settings.batch_size).saturating_sub(ahead_count).min(affordable);
+    let chosen: Vec<ItemId> =
+        selection.random.iter().chain(&selection.ranking).map(|choice| choice.item).collect();
+    let askable: HashSet<ItemId> =
+        pool::filter_askable(connection, &chosen, number).await?.into_iter().collect();
     // The random slice first: it must not shrink because tasks were asked ahead.
     let random = pick(&selection.random, &askable, room);
     let query = pick(&selection.ranking, &askable, room - random.len() as u64);
@@ -88,21 +76,13 @@ pub(super) async fn plan(
     let gold = choose_gold(connection, project, number, gold_count).await?;
     let first_rank = i32::try_from(ahead_count).unwrap_or(i32::MAX);
     let tasks = (query.into_iter().map(|choice| (choice, TaskSource::Query)))
-        .chain(
-            random
-                .into_iter()
-                .map(|choice| (choice, TaskSource::Random)),
-        )
+        .chain(random.into_iter().map(|choice| (choice, TaskSource::Random)))
         .map(|(choice, source)| choice.to_task(0, source))
         .chain(gold)
         .zip(first_rank..)
         .map(|(task, rank)| NewTask { rank, ..task })
         .collect();
-    Ok(PlannedBatch {
-        ahead_count: ahead_count as usize,
-        tasks,
-        fresh_count,
-    })
+    Ok(PlannedBatch { ahead_count: ahead_count as usize, tasks, fresh_count })
 }
 
 /// Opens a round with its planned batch.
@@ -112,13 +92,8 @@ pub(super) async fn open(
     number: i32,
     planned: &PlannedBatch,
 ) -> Result<(), TickError> {
-    let select = job::find_by_subject(
-        connection,
-        project.id,
-        JobKind::Select,
-        &subject_of_round(number),
-    )
-    .await?;
+    let select =
+        job::find_by_subject(connection, project.id, JobKind::Select, &subject_of_round(number)).await?;
     let (strategy, model_version) = match &select {
         Some(job) => {
             let request: SelectRequest = from_json("request", &job.request)?;
@@ -128,16 +103,8 @@ pub(super) async fn open(
         None => (project.settings.strategy, project.model_version),
     };
     let task_count = i32::try_from(planned.item_count()).unwrap_or(i32::MAX);
-    insert_round(
-        connection,
-        project,
-        number,
-        RoundState::Labeling,
-        &strategy,
-        model_version,
-        task_count,
-    )
-    .await?;
+    insert_round(connection, project, number, RoundState::Labeling, &strategy, model_version, task_count)
+        .await?;
     let origin = BatchOrigin {
         project: project.id,
         round_number: number,
@@ -173,13 +140,7 @@ pub(super) async fn insert_round(
     let payload = json!({
         "round": number, "task_count": task_count, "strategy": strategy.name(), "model_version": asked_by,
     });
-    event::append(
-        connection,
-        Some(project.id),
-        EventKind::RoundOpened,
-        &payload,
-    )
-    .await?;
+    event::append(connection, Some(project.id), EventKind::RoundOpened, &payload).await?;
     tracing::info!(project.id = %project.id, round.number = number, task_count, "round opened");
     Ok(row)
 }
@@ -195,30 +156,19 @@ pub(super) async fn ask_ahead(
     if !settings.look_ahead || project.finish_requested {
         return Ok(());
     }
-    let select = job::find_by_subject(
-        connection,
-        project.id,
-        JobKind::Select,
-        &subject_of_round(row.number),
-    )
-    .await?;
+    let select =
+        job::find_by_subject(connection, project.id, JobKind::Select, &subject_of_round(row.number)).await?;
     let Some(select) = select else { return Ok(()) };
     let Prepared::Done(selection) = selection_of(&select)? else {
         return Ok(());
     };
     let request: SelectRequest = from_json("request", &select.request)?;
     let affordable = free_votes(connection, project).await? / u64::from(settings.votes_per_task);
-    let askable_count = pool::count_askable(connection, project.id, next)
-        .await?
-        .unsigned_abs();
-    let next_batch = u64::from(settings.batch_size)
-        .min(affordable)
-        .min(askable_count);
+    let askable_count = pool::count_askable(connection, project.id, next).await?.unsigned_abs();
+    let next_batch = u64::from(settings.batch_size).min(affordable).min(askable_count);
     let items: Vec<ItemId> = selection.ranking.iter().map(|choice| choice.item).collect();
-    let askable: HashSet<ItemId> = pool::filter_askable(connection, &items, next)
-        .await?
-        .into_iter()
-        .collect();
+    let askable: HashSet<ItemId> =
+        pool::filter_askable(connection, &items, next).await?.into_iter().collect();
     let tasks: Vec<NewTask> = pick(&selection.ranking, &askable, next_batch / 2)
         .into_iter()
         .zip(0..)
@@ -235,17 +185,9 @@ pub(super) async fn ask_ahead(
     Ok(())
 }
 
-fn pick<'a>(
-    choices: &'a [ChosenItem],
-    askable: &HashSet<ItemId>,
-    count: u64,
-) -> Vec<&'a ChosenItem> {
+fn pick<'a>(choices: &'a [ChosenItem], askable: &HashSet<ItemId>, count: u64) -> Vec<&'a ChosenItem> {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    choices
-        .iter()
-        .filter(|choice| askable.contains(&choice.item))
-        .take(count)
-        .collect()
+    choices.iter().filter(|choice| askable.contains(&choice.item)).take(count).collect()
 }
 
 /// Items of known class, drawn by content from a stream of the round; none twice in a batch.

@@ -35,9 +35,7 @@ pub enum ControlError {
     #[error("the project is finished; raise its budget and start it to go on")]
     Finished,
     /// The budget buys no further task.
-    #[error(
-        "the budget of {budget} leaves {free} votes and a task needs {needed}; raise the budget"
-    )]
+    #[error("the budget of {budget} leaves {free} votes and a task needs {needed}; raise the budget")]
     BudgetSpent {
         /// The budget.
         budget: f64,
@@ -58,10 +56,7 @@ pub enum ControlError {
 }
 
 /// Starts a ready project, or reopens a finished one whose budget and pool allow another task.
-pub async fn start(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<(), ControlError> {
+pub async fn start(connection: &mut PgConnection, project: &ProjectRow) -> Result<(), ControlError> {
     let project = lock(connection, project.id).await?;
     match project.state {
         ProjectState::Empty => Err(ControlError::Empty),
@@ -76,15 +71,12 @@ pub async fn start(
         }
         ProjectState::Finished => {
             require_budget(connection, &project).await?;
-            let next = round::last_number(connection, project.id)
-                .await?
-                .map_or(1, |last| last + 1);
+            let next = round::last_number(connection, project.id).await?.map_or(1, |last| last + 1);
             if !pool::any_askable(connection, project.id, next).await? {
                 return Err(ControlError::PoolUsedUp);
             }
             round::set_finish_requested(connection, project.id, false).await?;
-            job::clear_for_reopening(connection, project.id, &super::subject_of_round(next))
-                .await?;
+            job::clear_for_reopening(connection, project.id, &super::subject_of_round(next)).await?;
             move_project(connection, &project, ProjectEvent::Reopened).await
         }
         state => Err(ControlError::AlreadyStarted(state)),
@@ -92,26 +84,17 @@ pub async fn start(
 }
 
 /// Pauses a project: leases are refused and jobs stop at their next checkpoint; held leases may still be answered.
-pub async fn pause(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<(), ControlError> {
+pub async fn pause(connection: &mut PgConnection, project: &ProjectRow) -> Result<(), ControlError> {
     set_paused(connection, project.id, true, EventKind::ProjectPaused).await
 }
 
 /// Ends a pause; what stopped goes on from its checkpoint.
-pub async fn resume(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<(), ControlError> {
+pub async fn resume(connection: &mut PgConnection, project: &ProjectRow) -> Result<(), ControlError> {
     set_paused(connection, project.id, false, EventKind::ProjectResumed).await
 }
 
 /// Asks a project to end: open tasks are withdrawn, what is answered is trained on, then it is finished.
-pub async fn finish(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<(), ControlError> {
+pub async fn finish(connection: &mut PgConnection, project: &ProjectRow) -> Result<(), ControlError> {
     let project = lock(connection, project.id).await?;
     match project.state {
         ProjectState::Finished => Err(ControlError::Finished),
@@ -121,10 +104,7 @@ pub async fn finish(
 }
 
 /// Queues the project's failed jobs again; they go on from their checkpoints.
-pub async fn retry(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<(), ControlError> {
+pub async fn retry(connection: &mut PgConnection, project: &ProjectRow) -> Result<(), ControlError> {
     let project = lock(connection, project.id).await?;
     let requeued = job::requeue_failed(connection, project.id).await?;
     if requeued.is_empty() {
@@ -149,39 +129,20 @@ pub async fn queue_import(
     import: ImportId,
 ) -> Result<(), ControlError> {
     let project = lock(connection, project.id).await?;
-    job::enqueue(
-        connection,
-        project.id,
-        JobKind::Import,
-        &import.to_string(),
-        &json!({ "import": import }),
-    )
-    .await?;
+    job::enqueue(connection, project.id, JobKind::Import, &import.to_string(), &json!({ "import": import }))
+        .await?;
     move_project(connection, &project, ProjectEvent::ImportStarted).await
 }
 
-async fn lock(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<ProjectRow, ControlError> {
+async fn lock(connection: &mut PgConnection, project: ProjectId) -> Result<ProjectRow, ControlError> {
     round::lock_project(connection, project).await?;
-    project::find(connection, project)
-        .await?
-        .ok_or(ControlError::Gone)
+    project::find(connection, project).await?.ok_or(ControlError::Gone)
 }
 
-async fn require_budget(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<(), ControlError> {
+async fn require_budget(connection: &mut PgConnection, project: &ProjectRow) -> Result<(), ControlError> {
     let settings = &project.settings;
-    let budget = Budget {
-        total: settings.budget,
-        cost_per_label: settings.cost_per_label,
-    };
-    let paid_count = label::count_paid(connection, project.id)
-        .await?
-        .unsigned_abs();
+    let budget = Budget { total: settings.budget, cost_per_label: settings.cost_per_label };
+    let paid_count = label::count_paid(connection, project.id).await?.unsigned_abs();
     let free = budget.free_votes(paid_count, 0);
     if free < u64::from(settings.votes_per_task) {
         return Err(ControlError::BudgetSpent {

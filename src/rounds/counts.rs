@@ -55,11 +55,7 @@ impl RoundCounts {
     /// Counts in `store` and wakes the supervisor through `wake`.
     #[must_use]
     pub fn new(store: Store, wake: SupervisorWake) -> Self {
-        Self {
-            store,
-            wake,
-            projects: Arc::default(),
-        }
+        Self { store, wake, projects: Arc::default() }
     }
 
     /// The handle that wakes the supervisor.

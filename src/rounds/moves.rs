@@ -24,13 +24,7 @@ pub(super) async fn move_project(
         return Ok(false);
     }
     let payload = json!({ "from": from, "to": to });
-    event::append(
-        connection,
-        Some(project),
-        EventKind::ProjectStateChanged,
-        &payload,
-    )
-    .await?;
+    event::append(connection, Some(project), EventKind::ProjectStateChanged, &payload).await?;
     tracing::info!(project.id = %project, from = from.as_str(), to = to.as_str(), "project moved");
     Ok(true)
 }
@@ -61,13 +55,7 @@ pub(super) async fn note_round(
     to: RoundState,
 ) -> Result<(), StoreError> {
     let payload = json!({ "round": row.number, "from": from, "to": to });
-    event::append(
-        connection,
-        Some(row.project),
-        EventKind::RoundStateChanged,
-        &payload,
-    )
-    .await?;
+    event::append(connection, Some(row.project), EventKind::RoundStateChanged, &payload).await?;
     tracing::info!(project.id = %row.project, round.number = row.number, from = from.as_str(), to = to.as_str(), "round moved");
     Ok(())
 }

@@ -38,23 +38,11 @@ pub(super) async fn embeddings(
     let Some(last) = segments.last() else {
         return Ok(Prepared::Done(Vec::new()));
     };
-    let request = to_json(&PretrainRequest {
-        last_segment: last.number,
-    });
-    if ensure(connection, project, JobKind::Pretrain, "pretext", || {
-        request
-    })
-    .await?
-    .is_none()
-    {
+    let request = to_json(&PretrainRequest { last_segment: last.number });
+    if ensure(connection, project, JobKind::Pretrain, "pretext", || request).await?.is_none() {
         return Ok(Prepared::Waiting);
     }
-    let shard = ShardRequest {
-        first_segment: 0,
-        last_segment: 0,
-        model_version: None,
-        round: 0,
-    };
+    let shard = ShardRequest { first_segment: 0, last_segment: 0, model_version: None, round: 0 };
     shards(connection, project, JobKind::Embed, &segments, shard).await
 }
 
@@ -68,12 +56,7 @@ pub(super) async fn scores(
         return Ok(Prepared::Done(Vec::new()));
     };
     let segments = pool::list_segments(connection, project.id).await?;
-    let shard = ShardRequest {
-        first_segment: 0,
-        last_segment: 0,
-        model_version: Some(version),
-        round,
-    };
+    let shard = ShardRequest { first_segment: 0, last_segment: 0, model_version: Some(version), round };
     shards(connection, project, JobKind::Score, &segments, shard).await
 }
 
@@ -86,58 +69,35 @@ pub(super) async fn selection(
     scores: Vec<String>,
 ) -> Result<Prepared<Selection>, TickError> {
     let subject = subject_of_round(round);
-    if let Some(job) =
-        job::find_by_subject(connection, project.id, JobKind::Select, &subject).await?
-    {
+    if let Some(job) = job::find_by_subject(connection, project.id, JobKind::Select, &subject).await? {
         return selection_of(&job);
     }
     let settings = &project.settings;
     let votes = u64::from(settings.votes_per_task);
     // Open tasks that were asked ahead may yet be withdrawn, so their votes may become free.
-    let ahead_count =
-        u32::try_from(task::count_batch(connection, project.id, round).await?).unwrap_or(0);
+    let ahead_count = u32::try_from(task::count_batch(connection, project.id, round).await?).unwrap_or(0);
     let affordable = free_votes(connection, project).await? / votes + u64::from(ahead_count);
-    let count = settings
-        .batch_size
-        .min(u32::try_from(affordable).unwrap_or(u32::MAX));
+    let count = settings.batch_size.min(u32::try_from(affordable).unwrap_or(u32::MAX));
     let random_count = batch::share_of(count, settings.random_fraction);
     let model_version = project.model_version;
     let request = SelectRequest {
         round,
-        strategy: if model_version.is_some() {
-            settings.strategy
-        } else {
-            settings.seed_strategy.strategy()
-        },
+        strategy: if model_version.is_some() { settings.strategy } else { settings.seed_strategy.strategy() },
         model_version,
         random_count,
         query_count: count - random_count,
-        spare_count: ahead_count
-            + if settings.look_ahead {
-                settings.batch_size / 2
-            } else {
-                0
-            },
+        spare_count: ahead_count + if settings.look_ahead { settings.batch_size / 2 } else { 0 },
         embeddings,
         scores,
     };
-    job::enqueue(
-        connection,
-        project.id,
-        JobKind::Select,
-        &subject,
-        &to_json(&request),
-    )
-    .await?;
+    job::enqueue(connection, project.id, JobKind::Select, &subject, &to_json(&request)).await?;
     Ok(Prepared::Waiting)
 }
 
 /// What the selection of a round chose, if it is done.
 pub(super) fn selection_of(job: &JobRow) -> Result<Prepared<Selection>, TickError> {
     match &job.outcome {
-        Some(outcome) if job.state == JobState::Done => {
-            Ok(Prepared::Done(from_json("outcome", outcome)?))
-        }
+        Some(outcome) if job.state == JobState::Done => Ok(Prepared::Done(from_json("outcome", outcome)?)),
         _ => Ok(Prepared::Waiting),
     }
 }
@@ -183,28 +143,17 @@ async fn shards(
             _ => all_done = false,
         }
     }
-    let uncovered: Vec<SegmentExtent> = segments
-        .iter()
-        .copied()
-        .filter(|segment| !covered.contains(&segment.number))
-        .collect();
+    let uncovered: Vec<SegmentExtent> =
+        segments.iter().copied().filter(|segment| !covered.contains(&segment.number)).collect();
     for (first, last) in group_segments(&uncovered) {
-        let shard = ShardRequest {
-            first_segment: first,
-            last_segment: last,
-            ..shape
-        };
+        let shard = ShardRequest { first_segment: first, last_segment: last, ..shape };
         let subject = match shape.model_version {
             Some(version) => format!("model-{version}-segments-{first}-{last}"),
             None => format!("segments-{first}-{last}"),
         };
         job::enqueue(connection, project.id, kind, &subject, &to_json(&shard)).await?;
     }
-    Ok(if all_done && uncovered.is_empty() {
-        Prepared::Done(keys)
-    } else {
-        Prepared::Waiting
-    })
+    Ok(if all_done && uncovered.is_empty() { Prepared::Done(keys) } else { Prepared::Waiting })
 }
 
 /// Cuts segments, in the order of numbers, into runs of neighbours of about a shard's size: `(first, last)` numbers.
@@ -222,10 +171,7 @@ fn group_segments(segments: &[SegmentExtent]) -> Vec<(i32, i32)> {
             _ => groups.push((segment.number, segment.number, item_count)),
         }
     }
-    groups
-        .into_iter()
-        .map(|(first, last, _)| (first, last))
-        .collect()
+    groups.into_iter().map(|(first, last, _)| (first, last)).collect()
 }
 
 #[cfg(test)]
@@ -234,19 +180,12 @@ mod tests {
     use crate::domain::ids::SegmentId;
 
     fn segment(number: i32, item_count: i32) -> SegmentExtent {
-        SegmentExtent {
-            id: SegmentId::generate(),
-            number,
-            item_count,
-        }
+        SegmentExtent { id: SegmentId::generate(), number, item_count }
     }
 
     #[test]
     fn shards_hold_neighbouring_segments_up_to_their_size() {
-        let segments: Vec<_> = (0..6)
-            .map(|number| segment(number, 4_096))
-            .chain([segment(8, 10)])
-            .collect();
+        let segments: Vec<_> = (0..6).map(|number| segment(number, 4_096)).chain([segment(8, 10)]).collect();
         assert_eq!(group_segments(&segments), [(0, 3), (4, 5), (8, 8)]);
         assert_eq!(group_segments(&[segment(0, 100_000)]), [(0, 0)]);
         assert_eq!(group_segments(&[]), []);

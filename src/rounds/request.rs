@@ -147,12 +147,6 @@ pub fn to_json<T: Serialize>(value: &T) -> Value {
 }
 
 /// Reads what `to_json` wrote.
-pub fn from_json<T: DeserializeOwned>(
-    what: &'static str,
-    value: &Value,
-) -> Result<T, RequestError> {
-    T::deserialize(value).map_err(|error| RequestError {
-        what,
-        reason: error.to_string(),
-    })
+pub fn from_json<T: DeserializeOwned>(what: &'static str, value: &Value) -> Result<T, RequestError> {
+    T::deserialize(value).map_err(|error| RequestError { what, reason: error.to_string() })
 }

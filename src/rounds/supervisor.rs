@@ -55,12 +55,7 @@ impl Supervisor {
     /// A supervisor that is woken through `wake`, nudges `events` after its moves and wakes the worker through `job_wake`.
     #[must_use]
     pub fn new(store: Store, events: Events, wake: SupervisorWake, job_wake: JobWake) -> Self {
-        Self {
-            store,
-            events,
-            wake,
-            job_wake,
-        }
+        Self { store, events, wake, job_wake }
     }
 
     /// Runs until `stop` is cancelled; a tick under way is finished first.
@@ -70,9 +65,7 @@ impl Supervisor {
                 tracing::warn!(error = %error, "the supervisor could not look and tries again");
             }
             // Running into the time limit is the poll for what other processes have changed.
-            let _ = stop
-                .run_until_cancelled(timeout(LOOK_INTERVAL, self.wake.woken()))
-                .await;
+            let _ = stop.run_until_cancelled(timeout(LOOK_INTERVAL, self.wake.woken())).await;
         }
     }
 

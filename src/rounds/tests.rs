@@ -18,14 +18,8 @@ use crate::store::job::{self, JobRow};
 use crate::store::model::{self, NewModel};
 use crate::store::{Store, pool, round};
 
-const ALL_KINDS: [JobKind; 6] = [
-    JobKind::Import,
-    JobKind::Pretrain,
-    JobKind::Embed,
-    JobKind::Train,
-    JobKind::Score,
-    JobKind::Select,
-];
+const ALL_KINDS: [JobKind; 6] =
+    [JobKind::Import, JobKind::Pretrain, JobKind::Embed, JobKind::Train, JobKind::Score, JobKind::Select];
 
 struct Driver {
     house: House,
@@ -81,9 +75,7 @@ impl Driver {
 
     async fn claim(&self) -> Option<JobRow> {
         let mut connection = self.store().acquire().await.unwrap();
-        job::claim(&mut connection, &ALL_KINDS, "test", Duration::from_secs(60))
-            .await
-            .unwrap()
+        job::claim(&mut connection, &ALL_KINDS, "test", Duration::from_secs(60)).await.unwrap()
     }
 
     /// Takes one job and plays its body; false when none is handed out.
@@ -106,15 +98,12 @@ impl Driver {
                     .unwrap();
                 manifest
             }
-            JobKind::Embed | JobKind::Score => to_json(&ShardOutcome {
-                key: Some(job.subject.clone()),
-                item_count: 1,
-            }),
+            JobKind::Embed | JobKind::Score => {
+                to_json(&ShardOutcome { key: Some(job.subject.clone()), item_count: 1 })
+            }
             JobKind::Train => {
                 let request: TrainRequest = from_json("request", &job.request).unwrap();
-                let version = model::next_version(&mut transaction, project)
-                    .await
-                    .unwrap();
+                let version = model::next_version(&mut transaction, project).await.unwrap();
                 let model = NewModel {
                     version,
                     round: request.round,
@@ -126,19 +115,13 @@ impl Driver {
                     vote_count: request.vote_count,
                     job: job.id,
                 };
-                model::publish(&mut transaction, project, &model)
-                    .await
-                    .unwrap();
-                to_json(&TrainOutcome {
-                    version,
-                    test_accuracy: None,
-                })
+                model::publish(&mut transaction, project, &model).await.unwrap();
+                to_json(&TrainOutcome { version, test_accuracy: None })
             }
             JobKind::Select => {
                 let request: SelectRequest = from_json("request", &job.request).unwrap();
-                let candidates = pool::list_candidates(&mut transaction, project, request.round)
-                    .await
-                    .unwrap();
+                let candidates =
+                    pool::list_candidates(&mut transaction, project, request.round).await.unwrap();
                 let mut choices = candidates.into_iter().map(|item| ChosenItem {
                     item: item.id,
                     score: Some(0.5),
@@ -146,23 +129,13 @@ impl Driver {
                     pretext_loss: None,
                     suggestions: Vec::new(),
                 });
-                let random = choices
-                    .by_ref()
-                    .rev()
-                    .take(request.random_count as usize)
-                    .collect();
-                let ranking = choices
-                    .take((request.query_count + request.spare_count) as usize)
-                    .collect();
+                let random = choices.by_ref().rev().take(request.random_count as usize).collect();
+                let ranking = choices.take((request.query_count + request.spare_count) as usize).collect();
                 to_json(&Selection { random, ranking })
             }
             JobKind::Import => panic!("no import is queued"),
         };
-        assert!(
-            job::finish(&mut transaction, job.id, job.attempt, &outcome)
-                .await
-                .unwrap()
-        );
+        assert!(job::finish(&mut transaction, job.id, job.attempt, &outcome).await.unwrap());
         transaction.commit().await.unwrap();
     }
 
@@ -185,20 +158,13 @@ impl Driver {
 
     async fn text(&self, sql: &'static str) -> String {
         let mut connection = self.store().acquire().await.unwrap();
-        let text: Option<String> = sqlx::query_scalar(sql)
-            .fetch_one(&mut *connection)
-            .await
-            .unwrap();
+        let text: Option<String> = sqlx::query_scalar(sql).fetch_one(&mut *connection).await.unwrap();
         text.unwrap_or_default()
     }
 }
 
 fn settings(batch_size: u32, budget: f64) -> ProjectSettings {
-    ProjectSettings {
-        batch_size,
-        budget,
-        ..Default::default()
-    }
+    ProjectSettings { batch_size, budget, ..Default::default() }
 }
 
 #[tokio::test]
@@ -220,41 +186,18 @@ async fn a_project_walks_from_start_to_finished_and_spends_exactly_its_budget() 
         states,
         "pretraining labeling training scoring labeling training scoring labeling training finished"
     );
-    let batches = driver
-        .text("select string_agg(task_count::text, ' ' order by number) from round")
-        .await;
+    let batches = driver.text("select string_agg(task_count::text, ' ' order by number) from round").await;
     assert_eq!(batches, "10 10 5");
-    assert_eq!(
-        driver
-            .house
-            .number("select count(*) from label where counted")
-            .await,
-        25
-    );
-    assert_eq!(
-        driver
-            .house
-            .number("select count(distinct item) from label")
-            .await,
-        25
-    );
-    let learned = driver
-        .text("select string_agg(label_count::text, ' ' order by version) from model")
-        .await;
+    assert_eq!(driver.house.number("select count(*) from label where counted").await, 25);
+    assert_eq!(driver.house.number("select count(distinct item) from label").await, 25);
+    let learned = driver.text("select string_agg(label_count::text, ' ' order by version) from model").await;
     assert_eq!(learned, "10 20 25");
-    let models = driver
-        .text("select string_agg(model_version::text, ' ' order by number) from round")
-        .await;
+    let models = driver.text("select string_agg(model_version::text, ' ' order by number) from round").await;
     assert_eq!(models, "1 2 3");
-    let random = "select count(*) from task where source = 'random' and round_number = 1 and state = 'settled'";
+    let random =
+        "select count(*) from task where source = 'random' and round_number = 1 and state = 'settled'";
     assert_eq!(driver.house.number(random).await, 1);
-    assert_eq!(
-        driver
-            .house
-            .number("select count(*) from round where state <> 'closed'")
-            .await,
-        0
-    );
+    assert_eq!(driver.house.number("select count(*) from round where state <> 'closed'").await, 0);
 }
 
 #[tokio::test]
@@ -274,34 +217,21 @@ async fn at_most_half_of_the_next_batch_and_of_the_free_budget_is_asked_ahead() 
     driver.house.answer_all(driver.ana, "cat").await;
     driver.settle().await;
     assert_eq!(driver.state().await, ProjectState::Training);
-    let ahead =
-        "select count(*) from task where source = 'ahead' and round_number = 2 and state = 'open'";
+    let ahead = "select count(*) from task where source = 'ahead' and round_number = 2 and state = 'open'";
     assert_eq!(driver.house.number(ahead).await, 5);
     let leases = driver.house.lease(driver.ana, 2).await;
     assert_eq!(leases.tasks.len(), 2);
-    driver
-        .house
-        .submit(driver.ana, &[submission(leases.tasks[0].task, "dog")])
-        .await;
+    driver.house.submit(driver.ana, &[submission(leases.tasks[0].task, "dog")]).await;
     driver.learn().await;
     assert_eq!(driver.state().await, ProjectState::Labeling);
-    assert_eq!(
-        driver
-            .house
-            .number("select task_count::bigint from round where number = 2")
-            .await,
-        10
-    );
+    assert_eq!(driver.house.number("select task_count::bigint from round where number = 2").await, 10);
     let by_source = driver
         .text(
             "select string_agg(line, ' ' order by line) from (select source || ':' || state || ':' || count(*) as line
              from task where round_number = 2 group by source, state) as lines",
         )
         .await;
-    assert_eq!(
-        by_source,
-        "ahead:open:1 ahead:settled:1 ahead:withdrawn:3 query:open:7 random:open:1"
-    );
+    assert_eq!(by_source, "ahead:open:1 ahead:settled:1 ahead:withdrawn:3 query:open:7 random:open:1");
     driver.house.check_invariants().await;
 
     let poor = Driver::new(60, settings(10, 16.0)).await;
@@ -313,62 +243,31 @@ async fn at_most_half_of_the_next_batch_and_of_the_free_budget_is_asked_ahead() 
 
 #[tokio::test]
 async fn without_look_ahead_nobody_is_asked_while_a_round_trains() {
-    let strict = ProjectSettings {
-        look_ahead: false,
-        ..settings(10, 100.0)
-    };
+    let strict = ProjectSettings { look_ahead: false, ..settings(10, 100.0) };
     let driver = Driver::new(60, strict).await;
     driver.open_first().await;
     driver.house.answer_all(driver.ana, "cat").await;
     driver.settle().await;
     assert_eq!(driver.state().await, ProjectState::Training);
-    assert_eq!(
-        driver
-            .house
-            .number("select count(*) from task where round_number = 2")
-            .await,
-        0
-    );
+    assert_eq!(driver.house.number("select count(*) from task where round_number = 2").await, 0);
     driver.learn().await;
-    assert_eq!(
-        driver
-            .house
-            .number("select count(*) from task where round_number = 2")
-            .await,
-        10
-    );
+    assert_eq!(driver.house.number("select count(*) from task where round_number = 2").await, 10);
 }
 
 #[tokio::test]
 async fn imported_labels_of_every_class_make_the_seed_batch_needless() {
     let driver = Driver::new(30, settings(10, 10.0)).await;
     for class in 0..CLASSES.len() {
-        driver
-            .house
-            .import_class(driver.house.items[class], ClassIndex(class as u16))
-            .await;
+        driver.house.import_class(driver.house.items[class], ClassIndex(class as u16)).await;
     }
     driver.start().await.unwrap();
     driver.learn().await;
     assert_eq!(driver.state().await, ProjectState::Labeling);
-    let rounds = driver
-        .text("select string_agg(number || ':' || task_count, ' ' order by number) from round")
-        .await;
+    let rounds =
+        driver.text("select string_agg(number || ':' || task_count, ' ' order by number) from round").await;
     assert_eq!(rounds, "0:0 1:10");
-    assert_eq!(
-        driver
-            .house
-            .number("select label_count::bigint from model")
-            .await,
-        3
-    );
-    assert_eq!(
-        driver
-            .house
-            .number("select count(*) from task where model_version = 1")
-            .await,
-        10
-    );
+    assert_eq!(driver.house.number("select label_count::bigint from model").await, 3);
+    assert_eq!(driver.house.number("select count(*) from task where model_version = 1").await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -394,10 +293,10 @@ async fn concurrent_labels_and_supervisors_complete_a_batch_exactly_once() {
     let (label_count, ..) = tokio::join!(label, supervise(), supervise());
     driver.settle().await;
     assert_eq!(label_count, 40);
-    let completed = "select count(*) from event where kind = 'round.state_changed' and payload ->> 'to' = 'training'";
+    let completed =
+        "select count(*) from event where kind = 'round.state_changed' and payload ->> 'to' = 'training'";
     assert_eq!(driver.house.number(completed).await, 1);
-    let request =
-        "select jsonb_array_length(request -> 'labeled')::bigint from job where kind = 'train'";
+    let request = "select jsonb_array_length(request -> 'labeled')::bigint from job where kind = 'train'";
     assert_eq!(driver.house.number(request).await, 40);
 }
 
@@ -409,35 +308,16 @@ async fn a_paused_project_hands_out_no_job_and_goes_on_when_resumed() {
     let running = driver.claim().await.expect("pretraining is queued");
     driver.control("pause").await.unwrap();
     let mut connection = driver.store().acquire().await.unwrap();
-    let beat = job::beat(
-        &mut connection,
-        running.id,
-        running.attempt,
-        Duration::from_secs(60),
-        3,
-        9,
-    )
-    .await
-    .unwrap();
+    let beat =
+        job::beat(&mut connection, running.id, running.attempt, Duration::from_secs(60), 3, 9).await.unwrap();
     assert_eq!(beat, job::Heartbeat::Paused);
-    assert!(
-        job::save_checkpoint(&mut connection, running.id, running.attempt, "half")
-            .await
-            .unwrap()
-    );
-    assert!(
-        job::give_back(&mut connection, running.id, running.attempt)
-            .await
-            .unwrap()
-    );
+    assert!(job::save_checkpoint(&mut connection, running.id, running.attempt, "half").await.unwrap());
+    assert!(job::give_back(&mut connection, running.id, running.attempt).await.unwrap());
     drop(connection);
     assert!(driver.claim().await.is_none());
     driver.control("resume").await.unwrap();
     let again = driver.claim().await.expect("the job is handed out again");
-    assert_eq!(
-        (again.id, again.attempt, again.checkpoint.as_deref()),
-        (running.id, 2, Some("half"))
-    );
+    assert_eq!((again.id, again.attempt, again.checkpoint.as_deref()), (running.id, 2, Some("half")));
     driver.play(&again).await;
     driver.learn().await;
     assert_eq!(driver.state().await, ProjectState::Labeling);
@@ -450,50 +330,18 @@ async fn a_worker_whose_lease_ran_out_cannot_finish_anothers_attempt() {
     driver.settle().await;
     let late = driver.claim().await.expect("pretraining is queued");
     assert!(driver.claim().await.is_none());
-    driver
-        .house
-        .execute("update job set expires_at = now() - interval '1 second'")
-        .await;
+    driver.house.execute("update job set expires_at = now() - interval '1 second'").await;
     let new = driver.claim().await.expect("the lease ran out");
     assert_eq!((new.id, new.attempt), (late.id, 2));
     let mut connection = driver.store().acquire().await.unwrap();
     let outcome = serde_json::json!({});
-    assert!(
-        !job::finish(&mut connection, late.id, late.attempt, &outcome)
-            .await
-            .unwrap()
-    );
-    assert!(
-        !job::fail(&mut connection, late.id, late.attempt, "late")
-            .await
-            .unwrap()
-    );
-    assert!(
-        !job::give_back(&mut connection, late.id, late.attempt)
-            .await
-            .unwrap()
-    );
-    assert!(
-        !job::save_checkpoint(&mut connection, late.id, late.attempt, "late")
-            .await
-            .unwrap()
-    );
-    let beat = job::beat(
-        &mut connection,
-        late.id,
-        late.attempt,
-        Duration::from_secs(9),
-        1,
-        2,
-    )
-    .await
-    .unwrap();
+    assert!(!job::finish(&mut connection, late.id, late.attempt, &outcome).await.unwrap());
+    assert!(!job::fail(&mut connection, late.id, late.attempt, "late").await.unwrap());
+    assert!(!job::give_back(&mut connection, late.id, late.attempt).await.unwrap());
+    assert!(!job::save_checkpoint(&mut connection, late.id, late.attempt, "late").await.unwrap());
+    let beat = job::beat(&mut connection, late.id, late.attempt, Duration::from_secs(9), 1, 2).await.unwrap();
     assert_eq!(beat, job::Heartbeat::Lost);
-    assert!(
-        job::finish(&mut connection, new.id, new.attempt, &outcome)
-            .await
-            .unwrap()
-    );
+    assert!(job::finish(&mut connection, new.id, new.attempt, &outcome).await.unwrap());
 }
 
 #[tokio::test]
@@ -501,52 +349,22 @@ async fn finishing_withdraws_what_is_open_and_trains_on_what_was_answered() {
     let driver = Driver::new(60, settings(10, 100.0)).await;
     driver.open_first().await;
     let leases = driver.house.lease(driver.ana, 3).await;
-    driver
-        .house
-        .submit(driver.ana, &[submission(leases.tasks[0].task, "cat")])
-        .await;
+    driver.house.submit(driver.ana, &[submission(leases.tasks[0].task, "cat")]).await;
     driver.control("finish").await.unwrap();
     driver.learn().await;
-    assert_eq!(
-        driver.state().await,
-        ProjectState::Labeling,
-        "two leases are still held"
-    );
+    assert_eq!(driver.state().await, ProjectState::Labeling, "two leases are still held");
     let row = driver.house.row().await;
     let mut connection = driver.store().acquire().await.unwrap();
-    crate::labeling::release_leases(
-        &mut connection,
-        &row,
-        driver.ana,
-        Some(&[leases.tasks[1].task]),
-    )
-    .await
-    .unwrap();
+    crate::labeling::release_leases(&mut connection, &row, driver.ana, Some(&[leases.tasks[1].task]))
+        .await
+        .unwrap();
     drop(connection);
-    driver
-        .house
-        .submit(driver.ana, &[submission(leases.tasks[2].task, "dog")])
-        .await;
+    driver.house.submit(driver.ana, &[submission(leases.tasks[2].task, "dog")]).await;
     driver.learn().await;
     assert_eq!(driver.state().await, ProjectState::Finished);
-    assert_eq!(
-        driver
-            .house
-            .number("select label_count::bigint from model")
-            .await,
-        2
-    );
-    assert_eq!(
-        driver
-            .house
-            .number("select count(*) from task where state = 'withdrawn'")
-            .await,
-        8
-    );
-    assert!(matches!(
-        driver.control("finish").await,
-        Err(control::ControlError::Finished)
-    ));
+    assert_eq!(driver.house.number("select label_count::bigint from model").await, 2);
+    assert_eq!(driver.house.number("select count(*) from task where state = 'withdrawn'").await, 8);
+    assert!(matches!(driver.control("finish").await, Err(control::ControlError::Finished)));
     driver.house.check_invariants().await;
 }
 
@@ -557,33 +375,16 @@ async fn finishing_takes_in_what_was_answered_ahead() {
     driver.house.answer_all(driver.ana, "cat").await;
     driver.settle().await;
     let ahead = driver.house.lease(driver.ana, 1).await.tasks[0].task;
-    driver
-        .house
-        .submit(driver.ana, &[submission(ahead, "dog")])
-        .await;
+    driver.house.submit(driver.ana, &[submission(ahead, "dog")]).await;
     driver.control("finish").await.unwrap();
     driver.learn().await;
     assert_eq!(driver.state().await, ProjectState::Finished);
     assert_eq!(
-        driver
-            .text("select string_agg(task_count::text, ' ' order by number) from round")
-            .await,
+        driver.text("select string_agg(task_count::text, ' ' order by number) from round").await,
         "10 1"
     );
-    assert_eq!(
-        driver
-            .house
-            .number("select max(label_count)::bigint from model")
-            .await,
-        11
-    );
-    assert_eq!(
-        driver
-            .house
-            .number("select count(*) from job where kind = 'score'")
-            .await,
-        0
-    );
+    assert_eq!(driver.house.number("select max(label_count)::bigint from model").await, 11);
+    assert_eq!(driver.house.number("select count(*) from job where kind = 'score'").await, 0);
 }
 
 #[tokio::test]
@@ -591,30 +392,13 @@ async fn a_failed_job_holds_the_project_until_it_is_retried() {
     let driver = Driver::new(30, settings(10, 10.0)).await;
     driver.start().await.unwrap();
     driver.settle().await;
-    assert!(matches!(
-        driver.control("retry").await,
-        Err(control::ControlError::NothingFailed)
-    ));
+    assert!(matches!(driver.control("retry").await, Err(control::ControlError::NothingFailed)));
     let job = driver.claim().await.expect("pretraining is queued");
     let mut connection = driver.store().acquire().await.unwrap();
-    assert!(
-        job::fail(
-            &mut connection,
-            job.id,
-            job.attempt,
-            "the device is on fire"
-        )
-        .await
-        .unwrap()
-    );
-    let failed = job::find_failed(&mut connection, driver.house.project)
-        .await
-        .unwrap();
+    assert!(job::fail(&mut connection, job.id, job.attempt, "the device is on fire").await.unwrap());
+    let failed = job::find_failed(&mut connection, driver.house.project).await.unwrap();
     drop(connection);
-    assert_eq!(
-        failed.and_then(|job| job.error).as_deref(),
-        Some("the device is on fire")
-    );
+    assert_eq!(failed.and_then(|job| job.error).as_deref(), Some("the device is on fire"));
     driver.learn().await;
     assert_eq!(driver.state().await, ProjectState::Pretraining);
     driver.control("retry").await.unwrap();
@@ -629,14 +413,8 @@ async fn raising_the_budget_reopens_a_finished_project() {
     driver.house.answer_all(driver.ana, "cat").await;
     driver.learn().await;
     assert_eq!(driver.state().await, ProjectState::Finished);
-    assert!(matches!(
-        driver.start().await,
-        Err(control::ControlError::BudgetSpent { free: 0, .. })
-    ));
-    driver
-        .house
-        .execute("update project set settings = jsonb_set(settings, '{budget}', '14')")
-        .await;
+    assert!(matches!(driver.start().await, Err(control::ControlError::BudgetSpent { free: 0, .. })));
+    driver.house.execute("update project set settings = jsonb_set(settings, '{budget}', '14')").await;
     driver.start().await.unwrap();
     driver.learn().await;
     assert_eq!(driver.state().await, ProjectState::Labeling);
@@ -644,9 +422,7 @@ async fn raising_the_budget_reopens_a_finished_project() {
     driver.learn().await;
     assert_eq!(driver.state().await, ProjectState::Finished);
     assert_eq!(
-        driver
-            .text("select string_agg(label_count::text, ' ' order by version) from model")
-            .await,
+        driver.text("select string_agg(label_count::text, ' ' order by version) from model").await,
         "10 14"
     );
 }
@@ -654,33 +430,16 @@ async fn raising_the_budget_reopens_a_finished_project() {
 #[tokio::test]
 async fn a_project_without_items_or_budget_is_not_started() {
     let empty = House::build(ProjectState::Empty, 0, ProjectSettings::default()).await;
-    let driver = Driver {
-        ana: empty.labeler("ana").await,
-        house: empty,
-    };
-    assert!(matches!(
-        driver.start().await,
-        Err(control::ControlError::Empty)
-    ));
-    assert!(matches!(
-        driver.control("finish").await,
-        Err(control::ControlError::NotStarted)
-    ));
+    let driver = Driver { ana: empty.labeler("ana").await, house: empty };
+    assert!(matches!(driver.start().await, Err(control::ControlError::Empty)));
+    assert!(matches!(driver.control("finish").await, Err(control::ControlError::NotStarted)));
     let broke = Driver::new(5, settings(10, 0.0)).await;
-    assert!(matches!(
-        broke.start().await,
-        Err(control::ControlError::BudgetSpent { .. })
-    ));
-    broke
-        .house
-        .execute("update project set settings = jsonb_set(settings, '{budget}', '3')")
-        .await;
+    assert!(matches!(broke.start().await, Err(control::ControlError::BudgetSpent { .. })));
+    broke.house.execute("update project set settings = jsonb_set(settings, '{budget}', '3')").await;
     broke.start().await.unwrap();
     assert!(matches!(
         broke.start().await,
-        Err(control::ControlError::AlreadyStarted(
-            ProjectState::Pretraining
-        ))
+        Err(control::ControlError::AlreadyStarted(ProjectState::Pretraining))
     ));
 }
 
@@ -701,65 +460,37 @@ async fn what_is_imported_after_the_start_is_embedded_and_scored_for_the_next_ba
 #[tokio::test]
 async fn the_first_import_makes_a_project_ready_or_leaves_it_empty() {
     let with_items = Driver::new(5, settings(10, 100.0)).await;
-    with_items
-        .house
-        .execute("update project set state = 'importing'")
-        .await;
-    with_items
-        .house
-        .execute("update import set state = 'running'")
-        .await;
+    with_items.house.execute("update project set state = 'importing'").await;
+    with_items.house.execute("update import set state = 'running'").await;
     with_items.settle().await;
     assert_eq!(with_items.state().await, ProjectState::Importing);
-    with_items
-        .house
-        .execute("update import set state = 'failed'")
-        .await;
+    with_items.house.execute("update import set state = 'failed'").await;
     with_items.settle().await;
     assert_eq!(with_items.state().await, ProjectState::Ready);
     let without = House::build(ProjectState::Importing, 0, ProjectSettings::default()).await;
-    assert_eq!(
-        tick(without.store(), without.project).await.unwrap(),
-        TickOutcome::Moved
-    );
+    assert_eq!(tick(without.store(), without.project).await.unwrap(), TickOutcome::Moved);
     assert_eq!(without.row().await.state, ProjectState::Empty);
 }
 
 #[tokio::test]
 async fn a_tie_gets_one_more_vote_while_the_budget_allows_and_is_decided_otherwise() {
-    let two_votes = |budget| ProjectSettings {
-        votes_per_task: 2,
-        look_ahead: false,
-        ..settings(1, budget)
-    };
+    let two_votes = |budget| ProjectSettings { votes_per_task: 2, look_ahead: false, ..settings(1, budget) };
     for (budget, extra_slot_count) in [(3.0, 1), (2.0, 0)] {
         let driver = Driver::new(5, two_votes(budget)).await;
         let ben = driver.house.labeler("ben").await;
         driver.open_first().await;
         driver.house.answer_all(driver.ana, "cat").await;
         driver.house.answer_all(ben, "dog").await;
-        assert_eq!(
-            driver
-                .house
-                .number("select count(*) from task where state = 'adjudication'")
-                .await,
-            1
-        );
+        assert_eq!(driver.house.number("select count(*) from task where state = 'adjudication'").await, 1);
         driver.settle().await;
-        assert_eq!(
-            driver.house.number("select count(*) from slot").await,
-            2 + extra_slot_count
-        );
+        assert_eq!(driver.house.number("select count(*) from slot").await, 2 + extra_slot_count);
         if extra_slot_count == 1 {
             assert_eq!(driver.state().await, ProjectState::Labeling);
             assert_eq!(driver.house.lease(driver.ana, 5).await.tasks, []);
             let cem = driver.house.labeler("cem").await;
             assert_eq!(driver.house.answer_all(cem, "dog").await.len(), 1);
             assert_eq!(
-                driver
-                    .house
-                    .number("select class::bigint from item where class is not null")
-                    .await,
+                driver.house.number("select class::bigint from item where class is not null").await,
                 1
             );
         }
@@ -771,35 +502,17 @@ async fn a_tie_gets_one_more_vote_while_the_budget_allows_and_is_decided_otherwi
 
 #[tokio::test]
 async fn gold_tasks_come_on_top_and_leave_their_items_class_alone() {
-    let with_gold = ProjectSettings {
-        gold_fraction: 0.2,
-        ..settings(10, 11.0)
-    };
+    let with_gold = ProjectSettings { gold_fraction: 0.2, ..settings(10, 11.0) };
     let driver = Driver::new(40, with_gold).await;
     for item in &driver.house.items[..5] {
         driver.house.import_class(*item, ClassIndex(0)).await;
     }
     driver.open_first().await;
-    assert_eq!(
-        driver
-            .house
-            .number("select task_count::bigint from round")
-            .await,
-        10
-    );
-    assert_eq!(
-        driver
-            .house
-            .number("select count(*) from task where source = 'gold'")
-            .await,
-        1
-    );
+    assert_eq!(driver.house.number("select task_count::bigint from round").await, 10);
+    assert_eq!(driver.house.number("select count(*) from task where source = 'gold'").await, 1);
     assert_eq!(driver.house.answer_all(driver.ana, "eel").await.len(), 11);
     assert_eq!(
-        driver
-            .house
-            .number("select count(*) from item where class = 0 and class_source = 'import'")
-            .await,
+        driver.house.number("select count(*) from item where class = 0 and class_source = 'import'").await,
         5
     );
     driver.learn().await;
@@ -814,15 +527,8 @@ async fn a_second_supervisor_goes_on_where_the_first_was_killed() {
         let other = Store::connect(&driver.house.database.url()).await.unwrap();
         // A transaction that is dropped is what a kill leaves of a tick.
         let mut killed = other.begin().await.unwrap();
-        assert!(
-            round::try_lock_project(&mut killed, driver.house.project)
-                .await
-                .unwrap()
-        );
-        assert_eq!(
-            tick(driver.store(), driver.house.project).await.unwrap(),
-            TickOutcome::Busy
-        );
+        assert!(round::try_lock_project(&mut killed, driver.house.project).await.unwrap());
+        assert_eq!(tick(driver.store(), driver.house.project).await.unwrap(), TickOutcome::Busy);
         drop(killed);
         other.close().await;
         let mut outcome = TickOutcome::Busy;
@@ -839,9 +545,7 @@ async fn a_second_supervisor_goes_on_where_the_first_was_killed() {
     }
     assert_eq!(driver.state().await, ProjectState::Finished);
     assert_eq!(
-        driver
-            .text("select string_agg(label_count::text, ' ' order by version) from model")
-            .await,
+        driver.text("select string_agg(label_count::text, ' ' order by version) from model").await,
         "10 20"
     );
 }
@@ -854,35 +558,13 @@ async fn counts_asked_at_once_all_see_their_own_commit() {
     let counts = RoundCounts::new(driver.store().clone(), wake.clone());
     let tasks = driver.house.lease(driver.ana, 20).await.tasks;
     let answers = tasks.iter().map(|task| async {
-        driver
-            .house
-            .submit(driver.ana, &[submission(task.task, "cat")])
-            .await;
-        counts
-            .count(driver.house.project)
-            .await
-            .unwrap()
-            .expect("round 1 is open")
+        driver.house.submit(driver.ana, &[submission(task.task, "cat")]).await;
+        counts.count(driver.house.project).await.unwrap().expect("round 1 is open")
     });
     let standings = futures_util::future::join_all(answers).await;
-    assert!(
-        standings
-            .iter()
-            .all(|standing| standing.number == 1 && standing.answered_count >= 1)
-    );
-    let last = counts
-        .count(driver.house.project)
-        .await
-        .unwrap()
-        .expect("round 1 is open");
-    assert_eq!(
-        (
-            last.answered_count,
-            last.task_count,
-            last.unclosed_slot_count
-        ),
-        (20, 20, 0)
-    );
+    assert!(standings.iter().all(|standing| standing.number == 1 && standing.answered_count >= 1));
+    let last = counts.count(driver.house.project).await.unwrap().expect("round 1 is open");
+    assert_eq!((last.answered_count, last.task_count, last.unclosed_slot_count), (20, 20, 0));
     tokio::time::timeout(Duration::from_secs(5), wake.woken())
         .await
         .expect("a complete batch wakes the supervisor");
@@ -890,16 +572,9 @@ async fn counts_asked_at_once_all_see_their_own_commit() {
 
 /// Any order of labels, skips, undos, expiries, ticks, jobs and budget changes keeps the invariants.
 async fn walk(seed: u64, votes_per_task: u32) {
-    let settings = ProjectSettings {
-        votes_per_task,
-        gold_fraction: 0.2,
-        ..settings(6, 31.0)
-    };
+    let settings = ProjectSettings { votes_per_task, gold_fraction: 0.2, ..settings(6, 31.0) };
     let driver = Driver::new(30, settings).await;
-    driver
-        .house
-        .import_class(driver.house.items[0], ClassIndex(1))
-        .await;
+    driver.house.import_class(driver.house.items[0], ClassIndex(1)).await;
     let mut labelers = vec![driver.ana];
     for name in ["ben", "cem", "dan"] {
         labelers.push(driver.house.labeler(name).await);
@@ -916,35 +591,21 @@ async fn walk(seed: u64, votes_per_task: u32) {
             0..=4 => {
                 let leased = driver.house.lease(labeler, 3).await.tasks;
                 tasks.extend(leased.iter().map(|task| task.task));
-                let submissions: Vec<_> = leased
-                    .iter()
-                    .skip(1)
-                    .map(|task| submission(task.task, class))
-                    .collect();
+                let submissions: Vec<_> =
+                    leased.iter().skip(1).map(|task| submission(task.task, class)).collect();
                 let results = driver.house.submit(labeler, &submissions).await;
                 labels.extend(results.iter().filter_map(|result| result.label));
             }
             5 if !tasks.is_empty() => {
                 let task = tasks[stream.random_range(0..tasks.len())];
                 let mut transaction = driver.store().begin().await.unwrap();
-                let _ = skip_task(
-                    &mut transaction,
-                    &row,
-                    labeler,
-                    None,
-                    task,
-                    SkipReason::Broken,
-                )
-                .await;
+                let _ = skip_task(&mut transaction, &row, labeler, None, task, SkipReason::Broken).await;
                 transaction.commit().await.unwrap();
             }
             6 if !labels.is_empty() => {
                 let label = labels[stream.random_range(0..labels.len())];
                 let mut transaction = driver.store().begin().await.unwrap();
-                let actor = Actor {
-                    token: labeler,
-                    touches_all: true,
-                };
+                let actor = Actor { token: labeler, touches_all: true };
                 let _ = undo_label(&mut transaction, &row, actor, label).await;
                 transaction.commit().await.unwrap();
             }
@@ -971,17 +632,9 @@ async fn projects_take_turns_at_the_queue() {
     let first = driver.house.project;
     let second = driver.house.database.create_project("q", &CLASSES).await.id;
     let mut connection = driver.store().acquire().await.unwrap();
-    for (project, subject) in [
-        (first, "a"),
-        (first, "b"),
-        (first, "c"),
-        (second, "a"),
-        (second, "b"),
-    ] {
+    for (project, subject) in [(first, "a"), (first, "b"), (first, "c"), (second, "a"), (second, "b")] {
         let request = serde_json::json!({});
-        job::enqueue(&mut connection, project, JobKind::Embed, subject, &request)
-            .await
-            .unwrap();
+        job::enqueue(&mut connection, project, JobKind::Embed, subject, &request).await.unwrap();
     }
     drop(connection);
     let mut turns = Vec::new();
@@ -989,21 +642,8 @@ async fn projects_take_turns_at_the_queue() {
         turns.push((job.project == first, job.subject.clone()));
         let mut connection = driver.store().acquire().await.unwrap();
         let outcome = serde_json::json!({});
-        assert!(
-            job::finish(&mut connection, job.id, job.attempt, &outcome)
-                .await
-                .unwrap()
-        );
+        assert!(job::finish(&mut connection, job.id, job.attempt, &outcome).await.unwrap());
     }
-    let expected = [
-        (true, "a"),
-        (false, "a"),
-        (true, "b"),
-        (false, "b"),
-        (true, "c"),
-    ];
-    assert_eq!(
-        turns,
-        expected.map(|(is_first, subject)| (is_first, subject.to_owned()))
-    );
+    let expected = [(true, "a"), (false, "a"), (true, "b"), (false, "b"), (true, "c")];
+    assert_eq!(turns, expected.map(|(is_first, subject)| (is_first, subject.to_owned())));
 }

@@ -60,10 +60,7 @@ pub async fn tick(store: &Store, id: ProjectId) -> Result<TickOutcome, TickError
     Ok(outcome)
 }
 
-async fn advance(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<TickOutcome, TickError> {
+async fn advance(connection: &mut PgConnection, project: &ProjectRow) -> Result<TickOutcome, TickError> {
     match project.state {
         ProjectState::Empty | ProjectState::Ready | ProjectState::Finished => {
             return Ok(TickOutcome::Idle);
@@ -81,10 +78,9 @@ async fn advance(
         ProjectState::Labeling => complete_batch(connection, project).await,
         ProjectState::Training => end_training(connection, project).await,
         ProjectState::Scoring => open_next_batch(connection, project).await,
-        ProjectState::Empty
-        | ProjectState::Importing
-        | ProjectState::Ready
-        | ProjectState::Finished => Ok(TickOutcome::Idle),
+        ProjectState::Empty | ProjectState::Importing | ProjectState::Ready | ProjectState::Finished => {
+            Ok(TickOutcome::Idle)
+        }
     }
 }
 
@@ -96,20 +92,13 @@ async fn end_importing(
         return Ok(TickOutcome::Idle);
     }
     let is_empty = item::count(connection, project.id).await?.pool_count == 0;
-    let what = if is_empty {
-        ProjectEvent::ImportEndedEmpty
-    } else {
-        ProjectEvent::ImportEndedWithItems
-    };
+    let what = if is_empty { ProjectEvent::ImportEndedEmpty } else { ProjectEvent::ImportEndedWithItems };
     move_project(connection, project.id, project.state, what).await?;
     Ok(TickOutcome::Moved)
 }
 
 /// Takes back every open slot; tasks left without any settle on the votes they have.
-async fn withdraw_open(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<(), TickError> {
+async fn withdraw_open(connection: &mut PgConnection, project: &ProjectRow) -> Result<(), TickError> {
     let tasks = task::lock_with_open_slot(connection, project.id, 0).await?;
     if tasks.is_empty() {
         return Ok(());
@@ -133,11 +122,7 @@ async fn break_ties(connection: &mut PgConnection, project: &ProjectRow) -> Resu
         return Ok(());
     }
     let votes = lock_votes(connection, project.id, &tied).await?;
-    let mut free = if project.finish_requested {
-        0
-    } else {
-        free_votes(connection, project).await?
-    };
+    let mut free = if project.finish_requested { 0 } else { free_votes(connection, project).await? };
     for of_task in votes.values() {
         if free > 0 {
             free -= 1;
@@ -164,23 +149,9 @@ async fn open_first_batch(
     let can_ask = can_ask(connection, project, 1).await?;
     if labeled_class_count == class_count || (labeled_class_count > 0 && !can_ask) {
         let strategy: Strategy = project.settings.strategy;
-        let row = batch::insert_round(
-            connection,
-            project,
-            0,
-            RoundState::Training,
-            &strategy,
-            None,
-            0,
-        )
-        .await?;
-        move_project(
-            connection,
-            project.id,
-            project.state,
-            ProjectEvent::BatchCompleted,
-        )
-        .await?;
+        let row =
+            batch::insert_round(connection, project, 0, RoundState::Training, &strategy, None, 0).await?;
+        move_project(connection, project.id, project.state, ProjectEvent::BatchCompleted).await?;
         queue_training(connection, project, &row).await?;
         return Ok(TickOutcome::Moved);
     }
@@ -208,23 +179,14 @@ async fn complete_batch(
         return Ok(TickOutcome::Idle);
     }
     note_round(connection, &row, RoundState::Labeling, RoundState::Training).await?;
-    move_project(
-        connection,
-        project.id,
-        project.state,
-        ProjectEvent::BatchCompleted,
-    )
-    .await?;
+    move_project(connection, project.id, project.state, ProjectEvent::BatchCompleted).await?;
     queue_training(connection, project, &row).await?;
     batch::ask_ahead(connection, project, &row).await?;
     Ok(TickOutcome::Moved)
 }
 
 /// Once the model is published the pool is scored, if another batch may follow; else the project ends.
-async fn end_training(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<TickOutcome, TickError> {
+async fn end_training(connection: &mut PgConnection, project: &ProjectRow) -> Result<TickOutcome, TickError> {
     let Some(row) = round::find_under_way(connection, project.id).await? else {
         tracing::error!(project.id = %project.id, "a project is training without a round under way");
         return Ok(TickOutcome::Idle);
@@ -249,13 +211,7 @@ async fn end_training(
         return end(connection, project, Some((&row, version))).await;
     }
     move_round(connection, &row, RoundEvent::ModelPublished, version).await?;
-    move_project(
-        connection,
-        project.id,
-        project.state,
-        ProjectEvent::ModelPublished,
-    )
-    .await?;
+    move_project(connection, project.id, project.state, ProjectEvent::ModelPublished).await?;
     Ok(TickOutcome::Moved)
 }
 
@@ -268,20 +224,11 @@ async fn open_next_batch(
     let row = round::find_under_way(connection, project.id).await?;
     let number = match &row {
         Some(row) => row.number,
-        None => round::last_number(connection, project.id)
-            .await?
-            .unwrap_or(0),
+        None => round::last_number(connection, project.id).await?.unwrap_or(0),
     };
     if !can_ask(connection, project, number + 1).await? {
         job::cancel_learning(connection, project.id).await?;
-        return open_or_end(
-            connection,
-            project,
-            row.as_ref(),
-            number + 1,
-            &Selection::default(),
-        )
-        .await;
+        return open_or_end(connection, project, row.as_ref(), number + 1, &Selection::default()).await;
     }
     let Prepared::Done(embeddings) = prepare::embeddings(connection, project).await? else {
         return Ok(TickOutcome::Idle);
@@ -312,13 +259,7 @@ async fn open_or_end(
         move_round(connection, row, RoundEvent::NextBatchChosen, None).await?;
     }
     batch::open(connection, project, number, &planned).await?;
-    move_project(
-        connection,
-        project.id,
-        project.state,
-        ProjectEvent::BatchOpened,
-    )
-    .await?;
+    move_project(connection, project.id, project.state, ProjectEvent::BatchOpened).await?;
     Ok(TickOutcome::Moved)
 }
 
@@ -357,14 +298,7 @@ async fn queue_training(
         labeled,
     };
     let subject = subject_of_round(row.number);
-    job::enqueue(
-        connection,
-        project.id,
-        JobKind::Train,
-        &subject,
-        &to_json(&request),
-    )
-    .await?;
+    job::enqueue(connection, project.id, JobKind::Train, &subject, &to_json(&request)).await?;
     Ok(())
 }
 
@@ -384,15 +318,8 @@ pub(super) async fn free_votes(
     connection: &mut PgConnection,
     project: &ProjectRow,
 ) -> Result<u64, StoreError> {
-    let budget = Budget {
-        total: project.settings.budget,
-        cost_per_label: project.settings.cost_per_label,
-    };
-    let paid_count = label::count_paid(connection, project.id)
-        .await?
-        .unsigned_abs();
-    let reserved_count = slot::count_reserved(connection, project.id)
-        .await?
-        .unsigned_abs();
+    let budget = Budget { total: project.settings.budget, cost_per_label: project.settings.cost_per_label };
+    let paid_count = label::count_paid(connection, project.id).await?.unsigned_abs();
+    let reserved_count = slot::count_reserved(connection, project.id).await?.unsigned_abs();
     Ok(budget.free_votes(paid_count, reserved_count))
 }

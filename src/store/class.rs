@@ -35,10 +35,7 @@ pub struct NewClass {
 }
 
 /// The classes of a project in the order of their indexes.
-pub async fn list(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<Vec<ClassRow>, StoreError> {
+pub async fn list(connection: &mut PgConnection, project: ProjectId) -> Result<Vec<ClassRow>, StoreError> {
     let rows = sqlx::query_as!(
         ClassRow,
         r#"select index as "index: ClassIndex", name, colour, hotkey from class where project = $1 order by index"#,
@@ -137,10 +134,7 @@ mod tests {
     use crate::store::testing::TestDatabase;
 
     fn named(name: &str) -> NewClass {
-        NewClass {
-            name: name.to_owned(),
-            ..NewClass::default()
-        }
+        NewClass { name: name.to_owned(), ..NewClass::default() }
     }
 
     #[tokio::test]
@@ -148,39 +142,19 @@ mod tests {
         let database = TestDatabase::create().await;
         let project = database.create_project("p", &["bag", "coat"]).await.id;
         let mut connection = database.store().acquire().await.unwrap();
-        let scarf = NewClass {
-            colour: Some("#aa0000".to_owned()),
-            hotkey: Some("s".to_owned()),
-            ..named("scarf")
-        };
-        insert_all(&mut connection, project, &[scarf, named("hat")])
-            .await
-            .unwrap();
-        assert!(
-            set_look(&mut connection, project, ClassIndex(3), None, Some("h"))
-                .await
-                .unwrap()
-        );
+        let scarf =
+            NewClass { colour: Some("#aa0000".to_owned()), hotkey: Some("s".to_owned()), ..named("scarf") };
+        insert_all(&mut connection, project, &[scarf, named("hat")]).await.unwrap();
+        assert!(set_look(&mut connection, project, ClassIndex(3), None, Some("h")).await.unwrap());
         let rows = list(&mut connection, project).await.unwrap();
-        let brief: Vec<_> = rows
-            .iter()
-            .map(|row| (row.index.0, row.name.as_str(), row.hotkey.as_deref()))
-            .collect();
+        let brief: Vec<_> =
+            rows.iter().map(|row| (row.index.0, row.name.as_str(), row.hotkey.as_deref())).collect();
         assert_eq!(
             brief,
-            [
-                (0, "bag", None),
-                (1, "coat", None),
-                (2, "scarf", Some("s")),
-                (3, "hat", Some("h"))
-            ]
+            [(0, "bag", None), (1, "coat", None), (2, "scarf", Some("s")), (3, "hat", Some("h"))]
         );
         assert_eq!(rows[2].colour.as_deref(), Some("#aa0000"));
-        assert!(
-            !set_look(&mut connection, project, ClassIndex(9), None, None)
-                .await
-                .unwrap()
-        );
+        assert!(!set_look(&mut connection, project, ClassIndex(9), None, None).await.unwrap());
     }
 
     #[tokio::test]
@@ -188,41 +162,21 @@ mod tests {
         let database = TestDatabase::create().await;
         let project = database.create_project("p", &["bag", "coat"]).await.id;
         let mut transaction = database.store().begin().await.unwrap();
-        assert!(
-            rename(&mut transaction, project, ClassIndex(0), "coat")
-                .await
-                .unwrap()
-        );
-        assert!(
-            rename(&mut transaction, project, ClassIndex(1), "bag")
-                .await
-                .unwrap()
-        );
-        assert!(
-            !rename(&mut transaction, project, ClassIndex(2), "hat")
-                .await
-                .unwrap()
-        );
+        assert!(rename(&mut transaction, project, ClassIndex(0), "coat").await.unwrap());
+        assert!(rename(&mut transaction, project, ClassIndex(1), "bag").await.unwrap());
+        assert!(!rename(&mut transaction, project, ClassIndex(2), "hat").await.unwrap());
         transaction.commit().await.unwrap();
 
         let mut transaction = database.store().begin().await.unwrap();
-        rename(&mut transaction, project, ClassIndex(0), "bag")
-            .await
-            .unwrap();
+        rename(&mut transaction, project, ClassIndex(0), "bag").await.unwrap();
         let refused = transaction.commit().await.unwrap_err();
-        assert!(
-            refused.is_conflict_on("class_project_name_key"),
-            "{refused:?}"
-        );
+        assert!(refused.is_conflict_on("class_project_name_key"), "{refused:?}");
     }
 
     #[tokio::test]
     async fn only_a_class_without_items_goes() {
         let database = TestDatabase::create().await;
-        let project = database
-            .create_project("p", &["bag", "coat", "hat"])
-            .await
-            .id;
+        let project = database.create_project("p", &["bag", "coat", "hat"]).await.id;
         let items = database.create_items(project, 1).await;
         let mut connection = database.store().acquire().await.unwrap();
         sqlx::query("update item set class = 1, class_source = 'votes' where id = $1")
@@ -230,27 +184,11 @@ mod tests {
             .execute(&mut *connection)
             .await
             .unwrap();
-        assert!(
-            !remove(&mut connection, project, ClassIndex(1))
-                .await
-                .unwrap()
-        );
-        assert!(
-            remove(&mut connection, project, ClassIndex(0))
-                .await
-                .unwrap()
-        );
-        assert!(
-            !remove(&mut connection, project, ClassIndex(0))
-                .await
-                .unwrap()
-        );
-        let left: Vec<_> = list(&mut connection, project)
-            .await
-            .unwrap()
-            .iter()
-            .map(|row| row.index.0)
-            .collect();
+        assert!(!remove(&mut connection, project, ClassIndex(1)).await.unwrap());
+        assert!(remove(&mut connection, project, ClassIndex(0)).await.unwrap());
+        assert!(!remove(&mut connection, project, ClassIndex(0)).await.unwrap());
+        let left: Vec<_> =
+            list(&mut connection, project).await.unwrap().iter().map(|row| row.index.0).collect();
         assert_eq!(left, [1, 2]);
     }
 }

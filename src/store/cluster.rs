@@ -38,11 +38,7 @@ impl ClusterOptions {
     /// A cluster in `home`, run by the Postgres that this process's environment leads to.
     #[must_use]
     pub fn new(home: &Path) -> Self {
-        Self {
-            home: home.to_owned(),
-            search: ProgramSearch::from_environment(),
-            settings: Vec::new(),
-        }
+        Self { home: home.to_owned(), search: ProgramSearch::from_environment(), settings: Vec::new() }
     }
 
     /// Looks for the Postgres programs elsewhere.
@@ -123,11 +119,7 @@ impl Cluster {
             tracing::info!(path = %data.display(), user.name = account.name, "making a private postgres cluster");
             folder.initialise(&programs, &account)?;
         }
-        let recipe = Recipe {
-            programs,
-            account,
-            settings: options.settings,
-        };
+        let recipe = Recipe { programs, account, settings: options.settings };
         Self::use_instance(lifecycle, Instance::open(folder, Some(recipe))?, runtime)
     }
 
@@ -137,16 +129,9 @@ impl Cluster {
         Self::use_instance(lifecycle, Instance::open(folder, None)?, runtime)
     }
 
-    fn use_instance(
-        lifecycle: File,
-        instance: Instance,
-        runtime: &Handle,
-    ) -> Result<Self, ClusterError> {
+    fn use_instance(lifecycle: File, instance: Instance, runtime: &Handle) -> Result<Self, ClusterError> {
         let users = instance.folder.lock_users()?;
-        let cluster = Self {
-            instance,
-            users: Some(users),
-        };
+        let cluster = Self { instance, users: Some(users) };
         let ready = cluster.instance.make_ready(runtime);
         // Unlocked before a cluster that isn't ready is dropped, which stops the server under this lock.
         drop(lifecycle);
@@ -213,10 +198,7 @@ mod tests {
 
     /// A home that the user who runs Postgres can reach, whoever runs the test.
     fn home() -> TempDir {
-        let home = tempfile::Builder::new()
-            .prefix("gleaner-cluster-")
-            .tempdir()
-            .unwrap();
+        let home = tempfile::Builder::new().prefix("gleaner-cluster-").tempdir().unwrap();
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
         home
     }
@@ -239,10 +221,7 @@ mod tests {
 
     async fn ask(cluster: &Cluster, sql: &'static str) -> String {
         let mut connection = cluster.connect_options().connect().await.unwrap();
-        sqlx::query_scalar(sql)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap()
+        sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
     }
 
     async fn run(cluster: &Cluster, sql: &'static str) {
@@ -256,10 +235,7 @@ mod tests {
         let cluster = options(home.path()).start().await.unwrap();
         assert_eq!(ask(&cluster, "show listen_addresses").await, "");
         assert_eq!(ask(&cluster, "show data_checksums").await, "on");
-        assert_eq!(
-            ask(&cluster, "show password_encryption").await,
-            "scram-sha-256"
-        );
+        assert_eq!(ask(&cluster, "show password_encryption").await, "scram-sha-256");
         assert_eq!(
             ask(
                 &cluster,
@@ -269,32 +245,14 @@ mod tests {
             .await,
             "UTF8 C.UTF-8"
         );
-        let mode = |name: &str| {
-            std::fs::metadata(home.path().join(name))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o777
-        };
-        assert_eq!(
-            (mode("postgres"), mode("postgres.password")),
-            (0o700, 0o600)
-        );
-        run(
-            &cluster,
-            "create table kept (word text); insert into kept values ('still here')",
-        )
-        .await;
+        let mode =
+            |name: &str| std::fs::metadata(home.path().join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("postgres"), mode("postgres.password")), (0o700, 0o600));
+        run(&cluster, "create table kept (word text); insert into kept values ('still here')").await;
         let pid = process_in(&home).unwrap();
         let group = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         assert_eq!(
-            group
-                .rsplit(") ")
-                .next()
-                .unwrap()
-                .split(' ')
-                .nth(2)
-                .unwrap(),
+            group.rsplit(") ").next().unwrap().split(' ').nth(2).unwrap(),
             pid.to_string(),
             "its own process group"
         );
@@ -309,8 +267,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_of_several_users_stops_the_server() {
         let home = home();
-        let (first, second) =
-            tokio::join!(options(home.path()).start(), options(home.path()).start());
+        let (first, second) = tokio::join!(options(home.path()).start(), options(home.path()).start());
         let (first, second) = (first.unwrap(), second.unwrap());
         first.release().await.unwrap();
         assert_eq!(ask(&second, "select 'served'").await, "served");
@@ -325,22 +282,10 @@ mod tests {
     async fn joining_never_starts_a_server() {
         let home = home();
         let absent = Cluster::join(home.path()).await.unwrap_err();
-        assert!(
-            matches!(absent, ClusterError::NotRunning { .. }),
-            "{absent}"
-        );
-        options(home.path())
-            .start()
-            .await
-            .unwrap()
-            .release()
-            .await
-            .unwrap();
+        assert!(matches!(absent, ClusterError::NotRunning { .. }), "{absent}");
+        options(home.path()).start().await.unwrap().release().await.unwrap();
         let stopped = Cluster::join(home.path()).await.unwrap_err();
-        assert!(
-            matches!(stopped, ClusterError::NotRunning { .. }),
-            "{stopped}"
-        );
+        assert!(matches!(stopped, ClusterError::NotRunning { .. }), "{stopped}");
         assert_eq!(process_in(&home), None);
     }
 
@@ -365,12 +310,7 @@ mod tests {
     async fn a_server_that_outlives_its_killed_owner_is_adopted_and_stopped_by_the_next() {
         let home = home();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "store::cluster::tests::child_that_is_killed",
-                "--exact",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["store::cluster::tests::child_that_is_killed", "--exact", "--ignored", "--nocapture"])
             .env(CHILD_HOME, home.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -383,18 +323,10 @@ mod tests {
         // SIGKILL
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(
-            process_in(&home),
-            Some(pid),
-            "the server outlives its owner"
-        );
+        assert_eq!(process_in(&home), Some(pid), "the server outlives its owner");
 
         let cluster = options(home.path()).start().await.unwrap();
-        assert_eq!(
-            process_in(&home),
-            Some(pid),
-            "it is adopted, not started anew"
-        );
+        assert_eq!(process_in(&home), Some(pid), "it is adopted, not started anew");
         assert_eq!(ask(&cluster, "select 'served'").await, "served");
         cluster.release().await.unwrap();
         assert_eq!(process_in(&home), None);
@@ -404,11 +336,7 @@ mod tests {
     async fn a_killed_postgres_is_started_again_with_what_was_committed() {
         let home = home();
         let first = options(home.path()).start().await.unwrap();
-        run(
-            &first,
-            "create table kept (word text); insert into kept values ('still here')",
-        )
-        .await;
+        run(&first, "create table kept (word text); insert into kept values ('still here')").await;
         let pid = process_in(&home).unwrap();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         let second = options(home.path()).start().await.unwrap();
@@ -425,24 +353,15 @@ mod tests {
     async fn a_server_that_died_under_its_user_is_revived() {
         let home = home();
         let cluster = options(home.path()).start().await.unwrap();
-        run(
-            &cluster,
-            "create table kept (word text); insert into kept values ('still here')",
-        )
-        .await;
+        run(&cluster, "create table kept (word text); insert into kept values ('still here')").await;
         let pid = process_in(&home).unwrap();
         cluster.revive().await.unwrap();
         assert_eq!(process_in(&home), Some(pid), "nothing was wrong with it");
         let joined = Cluster::join(home.path()).await.unwrap();
-        let store = Store::connect_with(cluster.connect_options())
-            .await
-            .unwrap();
+        let store = Store::connect_with(cluster.connect_options()).await.unwrap();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         let absent = joined.revive().await.unwrap_err();
-        assert!(
-            matches!(absent, ClusterError::NotRunning { .. }),
-            "{absent}"
-        );
+        assert!(matches!(absent, ClusterError::NotRunning { .. }), "{absent}");
         let unreachable = StoreError::from(cluster.connect_options().connect().await.unwrap_err());
         assert!(unreachable.is_unavailable(), "{unreachable:?}");
         cluster.revive().await.unwrap();
@@ -456,19 +375,9 @@ mod tests {
     #[tokio::test]
     async fn a_pid_file_that_names_a_stranger_does_not_keep_the_server_from_starting() {
         let home = home();
-        options(home.path())
-            .start()
-            .await
-            .unwrap()
-            .release()
-            .await
-            .unwrap();
+        options(home.path()).start().await.unwrap().release().await.unwrap();
         let pid_file = home.path().join("postgres/postmaster.pid");
-        std::fs::write(
-            &pid_file,
-            format!("{}\n{}\n", std::process::id(), home.path().display()),
-        )
-        .unwrap();
+        std::fs::write(&pid_file, format!("{}\n{}\n", std::process::id(), home.path().display())).unwrap();
         let cluster = options(home.path()).start().await.unwrap();
         assert_eq!(ask(&cluster, "select 'served'").await, "served");
         cluster.release().await.unwrap();
@@ -477,21 +386,12 @@ mod tests {
     #[tokio::test]
     async fn data_of_another_version_and_a_lost_password_are_refused_and_explained() {
         let home = home();
-        options(home.path())
-            .start()
-            .await
-            .unwrap()
-            .release()
-            .await
-            .unwrap();
+        options(home.path()).start().await.unwrap().release().await.unwrap();
         let version_file = home.path().join("postgres/PG_VERSION");
         let version = std::fs::read_to_string(&version_file).unwrap();
         std::fs::write(&version_file, "99\n").unwrap();
         let newer = options(home.path()).start().await.unwrap_err();
-        assert!(
-            matches!(newer, ClusterError::DataNewer { data_major: 99, .. }),
-            "{newer}"
-        );
+        assert!(matches!(newer, ClusterError::DataNewer { data_major: 99, .. }), "{newer}");
         std::fs::write(&version_file, version).unwrap();
 
         let password_file = home.path().join("postgres.password");
@@ -500,27 +400,17 @@ mod tests {
         assert!(matches!(refused, ClusterError::Refused { .. }), "{refused}");
         std::fs::remove_file(&password_file).unwrap();
         let missing = options(home.path()).start().await.unwrap_err();
-        assert!(
-            matches!(missing, ClusterError::NoPassword { .. }),
-            "{missing}"
-        );
+        assert!(matches!(missing, ClusterError::NoPassword { .. }), "{missing}");
         wait_until_gone(&home).await;
     }
 
     #[tokio::test]
     async fn a_server_that_ends_at_once_says_why_and_where_its_log_is() {
         let home = home();
-        let error = options(home.path())
-            .setting("shared_buffers", "nonsense")
-            .start()
-            .await
-            .unwrap_err();
+        let error = options(home.path()).setting("shared_buffers", "nonsense").start().await.unwrap_err();
         assert!(matches!(error, ClusterError::Ended { .. }), "{error}");
         let message = error.to_string();
-        assert!(
-            message.contains("shared_buffers") && message.contains("postgres.log"),
-            "{message}"
-        );
+        assert!(message.contains("shared_buffers") && message.contains("postgres.log"), "{message}");
         assert_eq!(process_in(&home), None);
     }
 
@@ -528,17 +418,9 @@ mod tests {
     async fn without_programs_nothing_is_made() {
         let home = home();
         let nowhere = home.path().join("nowhere");
-        let search = ProgramSearch {
-            pg_bin: None,
-            pg_config: nowhere.clone(),
-            versions: nowhere,
-            path: vec![],
-        };
-        let error = options(home.path())
-            .search(search)
-            .start()
-            .await
-            .unwrap_err();
+        let search =
+            ProgramSearch { pg_bin: None, pg_config: nowhere.clone(), versions: nowhere, path: vec![] };
+        let error = options(home.path()).search(search).start().await.unwrap_err();
         assert!(matches!(error, ClusterError::NoPrograms { .. }), "{error}");
         assert!(!home.path().join("postgres").exists());
     }
@@ -546,11 +428,7 @@ mod tests {
     #[tokio::test]
     async fn a_home_that_cannot_be_used_is_explained() {
         let root = home();
-        let mode = if Uid::effective().is_root() {
-            0o700
-        } else {
-            0o500
-        };
+        let mode = if Uid::effective().is_root() { 0o700 } else { 0o500 };
         std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(mode)).unwrap();
         let home = root.path().join("home");
         let error = options(&home).start().await.unwrap_err();

@@ -7,9 +7,7 @@
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database can't be reached or takes nothing at the moment; the same call may succeed later.
-    #[error(
-        "the database is unavailable ({0}); it is tried again, check that Postgres runs and has room"
-    )]
+    #[error("the database is unavailable ({0}); it is tried again, check that Postgres runs and has room")]
     Unavailable(#[source] sqlx::Error),
     /// A unique, foreign-key or exclusion constraint refused the statement; nothing was changed.
     #[error("the database refused a change that breaks '{constraint}'")]
@@ -59,10 +57,7 @@ impl From<sqlx::Error> for StoreError {
         let constraint = database_error.constraint().unwrap_or_default().to_owned();
         match database_error.code().as_deref().unwrap_or_default() {
             // unique_violation, foreign_key_violation, exclusion_violation
-            "23505" | "23503" | "23P01" => Self::Conflict {
-                constraint,
-                source: error,
-            },
+            "23505" | "23503" | "23P01" => Self::Conflict { constraint, source: error },
             // serialization_failure, deadlock_detected, lock_not_available
             "40001" | "40P01" | "55P03" => Self::Retry(error),
             // disk_full, too_many_connections, idle_in_transaction_session_timeout,
@@ -81,12 +76,7 @@ mod tests {
 
     async fn run(database: &TestDatabase, sql: &'static str) -> StoreError {
         let mut connection = database.store().acquire().await.unwrap();
-        sqlx::raw_sql(sql)
-            .execute(&mut *connection)
-            .await
-            .map(drop)
-            .map_err(StoreError::from)
-            .unwrap_err()
+        sqlx::raw_sql(sql).execute(&mut *connection).await.map(drop).map_err(StoreError::from).unwrap_err()
     }
 
     #[tokio::test]
@@ -96,11 +86,11 @@ mod tests {
             values (gen_random_uuid(), 'p', 'empty', '{}'), (gen_random_uuid(), 'p', 'empty', '{}')";
         let error = run(&database, twice).await;
         assert!(error.is_conflict_on("project_name"), "{error:?}");
-        let orphan =
-            "insert into class (project, index, name) values (gen_random_uuid(), 0, 'bag')";
+        let orphan = "insert into class (project, index, name) values (gen_random_uuid(), 0, 'bag')";
         let error = run(&database, orphan).await;
         assert!(error.is_conflict_on("class_project_fkey"), "{error:?}");
-        let wrong_state = "insert into project (id, name, state, settings) values (gen_random_uuid(), 'q', 'odd', '{}')";
+        let wrong_state =
+            "insert into project (id, name, state, settings) values (gen_random_uuid(), 'q', 'odd', '{}')";
         let error = run(&database, wrong_state).await;
         assert!(matches!(error, StoreError::Other(_)), "{error:?}");
     }
@@ -112,15 +102,8 @@ mod tests {
         assert!(error.is_unavailable(), "{error:?}");
 
         let mut holder = database.store().begin().await.unwrap();
-        sqlx::raw_sql("lock table project in access exclusive mode")
-            .execute(&mut *holder)
-            .await
-            .unwrap();
-        let error = run(
-            &database,
-            "begin; lock table project in access share mode nowait",
-        )
-        .await;
+        sqlx::raw_sql("lock table project in access exclusive mode").execute(&mut *holder).await.unwrap();
+        let error = run(&database, "begin; lock table project in access share mode nowait").await;
         assert!(matches!(error, StoreError::Retry(_)), "{error:?}");
     }
 }

@@ -115,15 +115,8 @@ mod tests {
 
     async fn make_key(database: &TestDatabase) -> Key {
         let mut connection = database.store().acquire().await.unwrap();
-        let token = token::insert(&mut connection, Role::Tool, "t", &[1; 32], None, None)
-            .await
-            .unwrap();
-        Key {
-            token,
-            method: "POST".to_owned(),
-            path: "/api/v1/projects".to_owned(),
-            key: "k".to_owned(),
-        }
+        let token = token::insert(&mut connection, Role::Tool, "t", &[1; 32], None, None).await.unwrap();
+        Key { token, method: "POST".to_owned(), path: "/api/v1/projects".to_owned(), key: "k".to_owned() }
     }
 
     #[tokio::test]
@@ -131,36 +124,16 @@ mod tests {
         let database = TestDatabase::create().await;
         let key = make_key(&database).await;
         let mut first = database.store().begin().await.unwrap();
-        assert_eq!(
-            begin(&mut first, &key, &[1; 32]).await.unwrap(),
-            Begun::First
-        );
-        finish(&mut first, &key, 201, &json!({"id": 5}))
-            .await
-            .unwrap();
+        assert_eq!(begin(&mut first, &key, &[1; 32]).await.unwrap(), Begun::First);
+        finish(&mut first, &key, 201, &json!({"id": 5})).await.unwrap();
         first.commit().await.unwrap();
 
         let mut second = database.store().begin().await.unwrap();
         let again = begin(&mut second, &key, &[1; 32]).await.unwrap();
-        assert_eq!(
-            again,
-            Begun::Again {
-                status: 201,
-                answer: json!({"id": 5})
-            }
-        );
-        assert_eq!(
-            begin(&mut second, &key, &[2; 32]).await.unwrap(),
-            Begun::Mismatch
-        );
-        let elsewhere = Key {
-            path: "/api/v1/tokens".to_owned(),
-            ..key
-        };
-        assert_eq!(
-            begin(&mut second, &elsewhere, &[2; 32]).await.unwrap(),
-            Begun::First
-        );
+        assert_eq!(again, Begun::Again { status: 201, answer: json!({"id": 5}) });
+        assert_eq!(begin(&mut second, &key, &[2; 32]).await.unwrap(), Begun::Mismatch);
+        let elsewhere = Key { path: "/api/v1/tokens".to_owned(), ..key };
+        assert_eq!(begin(&mut second, &elsewhere, &[2; 32]).await.unwrap(), Begun::First);
     }
 
     #[tokio::test]
@@ -174,13 +147,7 @@ mod tests {
         wait_until_blocked(&database, twin.as_mut()).await;
         finish(&mut first, &key, 200, &json!("done")).await.unwrap();
         first.commit().await.unwrap();
-        assert_eq!(
-            twin.await.unwrap(),
-            Begun::Again {
-                status: 200,
-                answer: json!("done")
-            }
-        );
+        assert_eq!(twin.await.unwrap(), Begun::Again { status: 200, answer: json!("done") });
     }
 
     #[tokio::test]

@@ -154,10 +154,7 @@ impl From<StoredImport> for ImportRow {
 }
 
 /// The import of this id.
-pub async fn find(
-    connection: &mut PgConnection,
-    id: ImportId,
-) -> Result<Option<ImportRow>, StoreError> {
+pub async fn find(connection: &mut PgConnection, id: ImportId) -> Result<Option<ImportRow>, StoreError> {
     let row = sqlx::query_as!(
         StoredImport,
         r#"select id as "id: ImportId", project as "project: ProjectId", source, uploaded, format as "format: ImportFormat",
@@ -260,11 +257,7 @@ pub async fn finish(connection: &mut PgConnection, id: ImportId) -> Result<bool,
 }
 
 /// It ended with an error; what it added stays. False when it has ended already.
-pub async fn fail(
-    connection: &mut PgConnection,
-    id: ImportId,
-    error: &str,
-) -> Result<bool, StoreError> {
+pub async fn fail(connection: &mut PgConnection, id: ImportId, error: &str) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update import set state = 'failed', error = $2, ended_at = now() where id = $1 and state in ('queued', 'running')",
         id as ImportId,
@@ -282,10 +275,7 @@ mod tests {
 
     fn rejections(count: usize) -> Vec<Rejection> {
         (0..count)
-            .map(|number| Rejection {
-                name: format!("{number}.png"),
-                reason: "is no image".to_owned(),
-            })
+            .map(|number| Rejection { name: format!("{number}.png"), reason: "is no image".to_owned() })
             .collect()
     }
 
@@ -316,14 +306,8 @@ mod tests {
         assert!(advance(&mut connection, id, &step).await.unwrap());
         assert!(finish(&mut connection, id).await.unwrap());
         let row = find(&mut connection, id).await.unwrap().unwrap();
-        assert_eq!(
-            (row.state, row.read_count, row.rejected_count),
-            (ImportState::Done, 2_200, 2_100)
-        );
-        assert_eq!(
-            (row.added_count, row.duplicate_count, row.converted_count),
-            (90, 10, 5)
-        );
+        assert_eq!((row.state, row.read_count, row.rejected_count), (ImportState::Done, 2_200, 2_100));
+        assert_eq!((row.added_count, row.duplicate_count, row.converted_count), (90, 10, 5));
         assert_eq!(row.rejected, [rejections(800), rejections(200)].concat());
         assert!(row.ended_at.is_some());
     }
@@ -334,25 +318,12 @@ mod tests {
         let project = database.create_project("p", &["bag", "coat"]).await.id;
         let id = database.create_import(project).await;
         let mut connection = database.store().acquire().await.unwrap();
-        let step = Advance {
-            read_count: 10,
-            added_count: 10,
-            ..Advance::default()
-        };
-        assert!(
-            !advance(&mut connection, id, &step).await.unwrap(),
-            "it was not started"
-        );
+        let step = Advance { read_count: 10, added_count: 10, ..Advance::default() };
+        assert!(!advance(&mut connection, id, &step).await.unwrap(), "it was not started");
         start(&mut connection, id).await.unwrap();
         assert!(advance(&mut connection, id, &step).await.unwrap());
-        assert!(
-            !advance(&mut connection, id, &step).await.unwrap(),
-            "the cursor has moved"
-        );
-        assert!(
-            start(&mut connection, id).await.unwrap(),
-            "another worker goes on"
-        );
+        assert!(!advance(&mut connection, id, &step).await.unwrap(), "the cursor has moved");
+        assert!(start(&mut connection, id).await.unwrap(), "another worker goes on");
         assert!(fail(&mut connection, id, "the disk is full").await.unwrap());
         assert!(!finish(&mut connection, id).await.unwrap());
         assert!(!start(&mut connection, id).await.unwrap());
@@ -368,24 +339,12 @@ mod tests {
         let database = TestDatabase::create().await;
         let project = database.create_project("p", &["bag", "coat"]).await.id;
         let other = database.create_project("q", &["bag", "coat"]).await.id;
-        let mut ids = vec![
-            database.create_import(project).await,
-            database.create_import(project).await,
-        ];
+        let mut ids = vec![database.create_import(project).await, database.create_import(project).await];
         database.create_import(other).await;
         ids.sort();
         let mut connection = database.store().acquire().await.unwrap();
         let first = list(&mut connection, project, None, 1).await.unwrap();
-        let rest = list(&mut connection, project, Some(first[0].id), 5)
-            .await
-            .unwrap();
-        assert_eq!(
-            [first, rest]
-                .concat()
-                .iter()
-                .map(|row| row.id)
-                .collect::<Vec<_>>(),
-            ids
-        );
+        let rest = list(&mut connection, project, Some(first[0].id), 5).await.unwrap();
+        assert_eq!([first, rest].concat().iter().map(|row| row.id).collect::<Vec<_>>(), ids);
     }
 }

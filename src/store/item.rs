@@ -104,21 +104,15 @@ pub async fn insert_all(
 ) -> Result<Vec<Insertion>, StoreError> {
     let ids: Vec<_> = items.iter().map(|_| ItemId::generate()).collect();
     let added = insert_new(connection, project, segment, &ids, items).await?;
-    let old = || {
-        ids.iter()
-            .zip(items)
-            .filter(|(id, _)| !added.contains(id))
-            .map(|(_, item)| item.content_hash)
-    };
+    let old =
+        || ids.iter().zip(items).filter(|(id, _)| !added.contains(id)).map(|(_, item)| item.content_hash);
     let known = find_contents(connection, project, &old().collect::<Vec<_>>()).await?;
-    let judge = |(id, item): (&ItemId, &NewItem)| match (
-        added.contains(id),
-        known.contains(&item.content_hash),
-    ) {
-        (true, _) => Insertion::Added,
-        (false, true) => Insertion::Duplicate,
-        (false, false) => Insertion::NameTaken,
-    };
+    let judge =
+        |(id, item): (&ItemId, &NewItem)| match (added.contains(id), known.contains(&item.content_hash)) {
+            (true, _) => Insertion::Added,
+            (false, true) => Insertion::Duplicate,
+            (false, false) => Insertion::NameTaken,
+        };
     Ok(ids.iter().zip(items).map(judge).collect())
 }
 
@@ -184,10 +178,7 @@ async fn find_contents(
 }
 
 /// The item of this id, unless its project is hidden.
-pub async fn find(
-    connection: &mut PgConnection,
-    id: ItemId,
-) -> Result<Option<ItemRow>, StoreError> {
+pub async fn find(connection: &mut PgConnection, id: ItemId) -> Result<Option<ItemRow>, StoreError> {
     let row = sqlx::query_as!(
         ItemRow,
         r#"select i.id as "id: ItemId", i.project as "project: ProjectId", i.name, i.split as "split: Split", i.width, i.height,
@@ -233,10 +224,7 @@ pub async fn list(
 }
 
 /// Counts a project's items; excluded ones count nowhere.
-pub async fn count(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<ItemCounts, StoreError> {
+pub async fn count(connection: &mut PgConnection, project: ProjectId) -> Result<ItemCounts, StoreError> {
     let counts = sqlx::query_as!(
         ItemCounts,
         // Apart, so that each is answered from a small index of its own.
@@ -263,30 +251,13 @@ mod tests {
         let project = database.create_project("p", &["bag", "coat"]).await.id;
         let segment = database.create_segment(project).await;
         let mut connection = database.store().acquire().await.unwrap();
-        let first = [
-            new_item(0, "a.png", b"a"),
-            new_item(1, "b.png", b"b"),
-            new_item(2, "again/a.png", b"a"),
-        ];
-        let outcomes = insert_all(&mut connection, project, segment, &first)
-            .await
-            .unwrap();
-        assert_eq!(
-            outcomes,
-            [Insertion::Added, Insertion::Added, Insertion::Duplicate]
-        );
-        let second = [
-            new_item(3, "a.png", b"other"),
-            new_item(4, "b.png", b"b"),
-            new_item(5, "c.png", b"c"),
-        ];
-        let outcomes = insert_all(&mut connection, project, segment, &second)
-            .await
-            .unwrap();
-        assert_eq!(
-            outcomes,
-            [Insertion::NameTaken, Insertion::Duplicate, Insertion::Added]
-        );
+        let first =
+            [new_item(0, "a.png", b"a"), new_item(1, "b.png", b"b"), new_item(2, "again/a.png", b"a")];
+        let outcomes = insert_all(&mut connection, project, segment, &first).await.unwrap();
+        assert_eq!(outcomes, [Insertion::Added, Insertion::Added, Insertion::Duplicate]);
+        let second = [new_item(3, "a.png", b"other"), new_item(4, "b.png", b"b"), new_item(5, "c.png", b"c")];
+        let outcomes = insert_all(&mut connection, project, segment, &second).await.unwrap();
+        assert_eq!(outcomes, [Insertion::NameTaken, Insertion::Duplicate, Insertion::Added]);
         let names: Vec<_> = list(&mut connection, project, None, None, None, 10)
             .await
             .unwrap()
@@ -300,9 +271,7 @@ mod tests {
         let other = database.create_project("q", &["bag", "coat"]).await.id;
         let segment = database.create_segment(other).await;
         assert_eq!(
-            insert_all(&mut connection, other, segment, &first[..1])
-                .await
-                .unwrap(),
+            insert_all(&mut connection, other, segment, &first[..1]).await.unwrap(),
             [Insertion::Added]
         );
     }
@@ -313,45 +282,21 @@ mod tests {
         let project = database.create_project("p", &["bag", "coat"]).await.id;
         let segment = database.create_segment(project).await;
         let mut connection = database.store().acquire().await.unwrap();
-        let new = NewItem {
-            class: Some(ClassIndex(1)),
-            split: Split::Test,
-            ..new_item(0, "test/a.png", b"a")
-        };
-        insert_all(
-            &mut connection,
-            project,
-            segment,
-            std::slice::from_ref(&new),
-        )
-        .await
-        .unwrap();
-        let id = list(&mut connection, project, None, None, None, 1)
-            .await
-            .unwrap()[0]
-            .id;
+        let new =
+            NewItem { class: Some(ClassIndex(1)), split: Split::Test, ..new_item(0, "test/a.png", b"a") };
+        insert_all(&mut connection, project, segment, std::slice::from_ref(&new)).await.unwrap();
+        let id = list(&mut connection, project, None, None, None, 1).await.unwrap()[0].id;
         let row = find(&mut connection, id).await.unwrap().unwrap();
-        assert_eq!(
-            (row.project, row.segment, row.name.as_str()),
-            (project, segment, "test/a.png")
-        );
-        assert_eq!(
-            (row.class, row.split, row.content_hash),
-            (new.class, Split::Test, new.content_hash)
-        );
-        assert_eq!(
-            (row.pack_offset, row.pack_length),
-            (new.pack_offset, new.pack_length)
-        );
+        assert_eq!((row.project, row.segment, row.name.as_str()), (project, segment, "test/a.png"));
+        assert_eq!((row.class, row.split, row.content_hash), (new.class, Split::Test, new.content_hash));
+        assert_eq!((row.pack_offset, row.pack_length), (new.pack_offset, new.pack_length));
         let source: String = sqlx::query_scalar("select class_source from item where id = $1")
             .bind(id)
             .fetch_one(&mut *connection)
             .await
             .unwrap();
         assert_eq!(source, "import");
-        crate::store::project::hide(&mut connection, project)
-            .await
-            .unwrap();
+        crate::store::project::hide(&mut connection, project).await.unwrap();
         assert_eq!(find(&mut connection, id).await.unwrap(), None);
     }
 
@@ -368,39 +313,21 @@ mod tests {
                 ..new_item(i32::from(row), &format!("{row}.png"), &[row])
             })
             .collect();
-        insert_all(&mut connection, project, segment, &items)
-            .await
-            .unwrap();
+        insert_all(&mut connection, project, segment, &items).await.unwrap();
         sqlx::query("update item set excluded = 'broken' where name = '0.png'")
             .execute(&mut *connection)
             .await
             .unwrap();
         let counts = count(&mut connection, project).await.unwrap();
-        assert_eq!(
-            counts,
-            ItemCounts {
-                pool_count: 3,
-                test_count: 2,
-                labeled_count: 1
-            }
-        );
+        assert_eq!(counts, ItemCounts { pool_count: 3, test_count: 2, labeled_count: 1 });
 
-        let all = list(&mut connection, project, None, None, None, 10)
-            .await
-            .unwrap();
-        let first = list(&mut connection, project, None, None, None, 4)
-            .await
-            .unwrap();
-        let rest = list(&mut connection, project, None, None, Some(first[3].id), 4)
-            .await
-            .unwrap();
+        let all = list(&mut connection, project, None, None, None, 10).await.unwrap();
+        let first = list(&mut connection, project, None, None, None, 4).await.unwrap();
+        let rest = list(&mut connection, project, None, None, Some(first[3].id), 4).await.unwrap();
         assert_eq!([first, rest].concat(), all);
         assert!(all.is_sorted_by_key(|row| row.id));
         let mut count_of = async |split, labeled| {
-            list(&mut connection, project, split, labeled, None, 10)
-                .await
-                .unwrap()
-                .len()
+            list(&mut connection, project, split, labeled, None, 10).await.unwrap().len()
         };
         assert_eq!(count_of(Some(Split::Pool), None).await, 4);
         assert_eq!(count_of(None, Some(true)).await, 3);

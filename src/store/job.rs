@@ -197,10 +197,7 @@ pub async fn count_by_state(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.kind, row.state, row.count))
-        .collect())
+    Ok(rows.into_iter().map(|row| (row.kind, row.state, row.count)).collect())
 }
 
 /// Hands a job of one of these kinds to a worker: a queued one, or a running one whose lease ran out.
@@ -343,11 +340,7 @@ pub async fn fail(
 }
 
 /// Puts a stopped attempt's job back into the queue with its checkpoint; false when the attempt lost the job.
-pub async fn give_back(
-    connection: &mut PgConnection,
-    id: JobId,
-    attempt: i32,
-) -> Result<bool, StoreError> {
+pub async fn give_back(connection: &mut PgConnection, id: JobId, attempt: i32) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update job set state = 'queued', worker = null, expires_at = null
          where id = $1 and attempt = $2 and state = 'running'",
@@ -371,17 +364,11 @@ pub async fn requeue_failed(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.kind, row.subject))
-        .collect())
+    Ok(rows.into_iter().map(|row| (row.kind, row.subject)).collect())
 }
 
 /// Cancels what the project's learning still has queued, running or failed; imports go on. A running attempt learns it at its heartbeat.
-pub async fn cancel_learning(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<u64, StoreError> {
+pub async fn cancel_learning(connection: &mut PgConnection, project: ProjectId) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         "update job set state = 'cancelled', worker = null, expires_at = null, ended_at = now()
          where project = $1 and state in ('queued', 'running', 'failed') and kind <> 'import'",

@@ -173,10 +173,7 @@ pub async fn list_of_tasks(
 }
 
 /// The label of this id, undone or not.
-pub async fn find(
-    connection: &mut PgConnection,
-    label: LabelId,
-) -> Result<Option<LabelRow>, StoreError> {
+pub async fn find(connection: &mut PgConnection, label: LabelId) -> Result<Option<LabelRow>, StoreError> {
     let row = sqlx::query_as!(
         LabelRow,
         r#"select id as "id: LabelId", project as "project: ProjectId", task as "task: TaskId", slot as "slot: SlotId",
@@ -217,10 +214,7 @@ pub async fn correct(
 }
 
 /// Accepted votes of the project: what is paid.
-pub async fn count_paid(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<i64, StoreError> {
+pub async fn count_paid(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from label where project = $1 and counted and undone_at is null"#,
         project as ProjectId
@@ -231,10 +225,7 @@ pub async fn count_paid(
 }
 
 /// Accepted votes that one labeler gave and that stand, over all projects.
-pub async fn count_of_labeler(
-    connection: &mut PgConnection,
-    labeler: TokenId,
-) -> Result<i64, StoreError> {
+pub async fn count_of_labeler(connection: &mut PgConnection, labeler: TokenId) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from label where labeler = $1 and counted and undone_at is null"#,
         labeler as TokenId

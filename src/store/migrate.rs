@@ -37,18 +37,12 @@ impl Store {
 /// The number of the newest migration that this program has.
 #[must_use]
 pub fn program_version() -> i64 {
-    MIGRATOR
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or_default()
+    MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 
 fn explain(error: MigrateError) -> StoreError {
     match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-            StoreError::from(error)
-        }
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => StoreError::from(error),
         MigrateError::VersionMissing(version) => StoreError::Schema(format!(
             "the database has migration {version}, which this gleaner doesn't know (it ends at {}); run a newer gleaner",
             program_version()
@@ -56,9 +50,7 @@ fn explain(error: MigrateError) -> StoreError {
         MigrateError::VersionMismatch(version) => StoreError::Schema(format!(
             "migration {version} of the database isn't the one of this gleaner; run the gleaner that made this database, or a new database"
         )),
-        other => StoreError::Schema(format!(
-            "the schema could not be brought up to date: {other}"
-        )),
+        other => StoreError::Schema(format!("the schema could not be brought up to date: {other}")),
     }
 }
 
@@ -82,10 +74,7 @@ mod tests {
     async fn migrating_twice_changes_nothing_and_the_version_is_known() {
         let database = TestDatabase::create().await;
         database.store().migrate().await.unwrap();
-        assert_eq!(
-            database.store().schema_version().await.unwrap(),
-            Some(program_version())
-        );
+        assert_eq!(database.store().schema_version().await.unwrap(), Some(program_version()));
     }
 
     #[tokio::test]
@@ -99,9 +88,6 @@ mod tests {
         .await
         .unwrap();
         let error = database.store().migrate().await.unwrap_err();
-        assert!(
-            matches!(&error, StoreError::Schema(message) if message.contains("9999")),
-            "{error:?}"
-        );
+        assert!(matches!(&error, StoreError::Schema(message) if message.contains("9999")), "{error:?}");
     }
 }

@@ -109,10 +109,7 @@ pub async fn find_pretext(
 }
 
 /// The version that the project's next model gets.
-pub async fn next_version(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<i32, StoreError> {
+pub async fn next_version(connection: &mut PgConnection, project: ProjectId) -> Result<i32, StoreError> {
     let version = sqlx::query_scalar!(
         r#"select coalesce(max(version), 0) + 1 as "version!" from model where project = $1"#,
         project as ProjectId

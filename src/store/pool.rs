@@ -253,10 +253,7 @@ pub async fn list_by_ids(
 }
 
 /// How many outputs a head needs: one above the largest class index, since a removed class leaves a gap.
-pub async fn count_outputs(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<i64, StoreError> {
+pub async fn count_outputs(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select coalesce(max(index) + 1, 0)::int8 as "count!" from class where project = $1"#,
         project as ProjectId

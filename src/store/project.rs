@@ -57,10 +57,7 @@ pub async fn insert(
 }
 
 /// The project of this id, unless it is hidden.
-pub async fn find(
-    connection: &mut PgConnection,
-    id: ProjectId,
-) -> Result<Option<ProjectRow>, StoreError> {
+pub async fn find(connection: &mut PgConnection, id: ProjectId) -> Result<Option<ProjectRow>, StoreError> {
     let row = sqlx::query_as!(
         ProjectRow,
         r#"select id as "id: ProjectId", name, state as "state: ProjectState", paused, finish_requested,
@@ -130,18 +127,10 @@ pub async fn update_settings(
 }
 
 /// Gives another name. Conflict on `project_name` when another project has it.
-pub async fn rename(
-    connection: &mut PgConnection,
-    id: ProjectId,
-    name: &str,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "update project set name = $2 where id = $1",
-        id as ProjectId,
-        name
-    )
-    .execute(connection)
-    .await?;
+pub async fn rename(connection: &mut PgConnection, id: ProjectId, name: &str) -> Result<(), StoreError> {
+    sqlx::query!("update project set name = $2 where id = $1", id as ProjectId, name)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -165,29 +154,12 @@ mod tests {
     async fn a_project_is_found_by_id_and_name_until_it_is_hidden_and_its_name_is_free_then() {
         let database = TestDatabase::create().await;
         let mut connection = database.store().acquire().await.unwrap();
-        let settings = ProjectSettings {
-            budget: 12.5,
-            ..Default::default()
-        };
+        let settings = ProjectSettings { budget: 12.5, ..Default::default() };
         let row = insert(&mut connection, "bags", &settings).await.unwrap();
-        assert_eq!(
-            (row.state, row.paused, &row.settings),
-            (ProjectState::Empty, false, &settings)
-        );
-        assert_eq!(
-            find(&mut connection, row.id).await.unwrap().as_ref(),
-            Some(&row)
-        );
-        assert_eq!(
-            find_by_name(&mut connection, "bags")
-                .await
-                .unwrap()
-                .as_ref(),
-            Some(&row)
-        );
-        let twin = insert(&mut connection, "bags", &settings)
-            .await
-            .unwrap_err();
+        assert_eq!((row.state, row.paused, &row.settings), (ProjectState::Empty, false, &settings));
+        assert_eq!(find(&mut connection, row.id).await.unwrap().as_ref(), Some(&row));
+        assert_eq!(find_by_name(&mut connection, "bags").await.unwrap().as_ref(), Some(&row));
+        let twin = insert(&mut connection, "bags", &settings).await.unwrap_err();
         assert!(twin.is_conflict_on("project_name"), "{twin:?}");
 
         assert!(hide(&mut connection, row.id).await.unwrap());
@@ -204,56 +176,27 @@ mod tests {
         let mut connection = database.store().acquire().await.unwrap();
         let mut ids = Vec::new();
         for name in ["a", "b", "c"] {
-            ids.push(
-                insert(&mut connection, name, &ProjectSettings::default())
-                    .await
-                    .unwrap()
-                    .id,
-            );
+            ids.push(insert(&mut connection, name, &ProjectSettings::default()).await.unwrap().id);
         }
         ids.sort();
         let names = |rows: &[ProjectRow]| rows.iter().map(|row| row.id).collect::<Vec<_>>();
         let first = list(&mut connection, None, None, 2).await.unwrap();
-        let second = list(&mut connection, None, Some(first[1].id), 2)
-            .await
-            .unwrap();
+        let second = list(&mut connection, None, Some(first[1].id), 2).await.unwrap();
         assert_eq!([names(&first), names(&second)].concat(), ids);
-        assert_eq!(
-            names(
-                &list(&mut connection, Some(&ids[1..]), None, 9)
-                    .await
-                    .unwrap()
-            ),
-            ids[1..]
-        );
-        assert_eq!(
-            list(&mut connection, Some(&[]), None, 9).await.unwrap(),
-            vec![]
-        );
+        assert_eq!(names(&list(&mut connection, Some(&ids[1..]), None, 9).await.unwrap()), ids[1..]);
+        assert_eq!(list(&mut connection, Some(&[]), None, 9).await.unwrap(), vec![]);
     }
 
     #[tokio::test]
     async fn settings_and_names_change_and_a_name_in_use_is_refused() {
         let database = TestDatabase::create().await;
         let mut connection = database.store().acquire().await.unwrap();
-        let row = insert(&mut connection, "bags", &ProjectSettings::default())
-            .await
-            .unwrap();
-        insert(&mut connection, "coats", &ProjectSettings::default())
-            .await
-            .unwrap();
-        let settings = ProjectSettings {
-            batch_size: 7,
-            ..row.settings
-        };
-        update_settings(&mut connection, row.id, &settings)
-            .await
-            .unwrap();
+        let row = insert(&mut connection, "bags", &ProjectSettings::default()).await.unwrap();
+        insert(&mut connection, "coats", &ProjectSettings::default()).await.unwrap();
+        let settings = ProjectSettings { batch_size: 7, ..row.settings };
+        update_settings(&mut connection, row.id, &settings).await.unwrap();
         rename(&mut connection, row.id, "handbags").await.unwrap();
-        let changed = find_by_name(&mut connection, "handbags")
-            .await
-            .unwrap()
-            .unwrap();
+        let changed = find_by_name(&mut connection, "handbags").await.unwrap().unwrap();
         assert_eq!((changed.id, changed.settings), (row.id, settings));
         let refused = rename(&mut connection, row.id, "coats").await.unwrap_err();
         assert!(refused.is_conflict_on("project_name"), "{refused:?}");

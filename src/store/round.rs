@@ -67,10 +67,7 @@ pub struct RoundStanding {
 }
 
 /// Waits for the project's lock and holds it until the transaction ends; whoever makes slots or moves a round holds it.
-pub async fn lock_project(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<(), StoreError> {
+pub async fn lock_project(connection: &mut PgConnection, project: ProjectId) -> Result<(), StoreError> {
     sqlx::query!(
         r#"select pg_advisory_xact_lock(hashtextextended('gleaner.project ' || $1::uuid::text, 0)) as "locked: ()""#,
         project as ProjectId
@@ -81,10 +78,7 @@ pub async fn lock_project(
 }
 
 /// Takes the project's lock if nobody holds it.
-pub async fn try_lock_project(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<bool, StoreError> {
+pub async fn try_lock_project(connection: &mut PgConnection, project: ProjectId) -> Result<bool, StoreError> {
     let held = sqlx::query_scalar!(
         r#"select pg_try_advisory_xact_lock(hashtextextended('gleaner.project ' || $1::uuid::text, 0)) as "held!""#,
         project as ProjectId
@@ -137,13 +131,9 @@ pub async fn set_finish_requested(
     project: ProjectId,
     requested: bool,
 ) -> Result<(), StoreError> {
-    sqlx::query!(
-        "update project set finish_requested = $2 where id = $1",
-        project as ProjectId,
-        requested
-    )
-    .execute(connection)
-    .await?;
+    sqlx::query!("update project set finish_requested = $2 where id = $1", project as ProjectId, requested)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -276,12 +266,10 @@ pub async fn last_number(
     connection: &mut PgConnection,
     project: ProjectId,
 ) -> Result<Option<i32>, StoreError> {
-    let number = sqlx::query_scalar!(
-        "select max(number) from round where project = $1",
-        project as ProjectId
-    )
-    .fetch_one(connection)
-    .await?;
+    let number =
+        sqlx::query_scalar!("select max(number) from round where project = $1", project as ProjectId)
+            .fetch_one(connection)
+            .await?;
     Ok(number)
 }
 
@@ -351,10 +339,7 @@ pub async fn find_standing(
 }
 
 /// Moves a round from `labeling` to `training` if no slot is open or leased and no tie waits; false when something is left.
-pub async fn complete_labeling(
-    connection: &mut PgConnection,
-    round: &RoundRow,
-) -> Result<bool, StoreError> {
+pub async fn complete_labeling(connection: &mut PgConnection, round: &RoundRow) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update round set state = 'training' where id = $1 and state = 'labeling'
            and not exists (select from slot where project = $2 and round_number = $3 and state in ('open', 'leased'))

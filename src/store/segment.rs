@@ -44,12 +44,9 @@ pub async fn insert(
     segment: &NewSegment,
 ) -> Result<i32, StoreError> {
     // The project's row is locked so that numbers stay dense; this mode doesn't hinder the inserts that only refer to the row.
-    sqlx::query!(
-        "select from project where id = $1 for no key update",
-        project as ProjectId
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
+    sqlx::query!("select from project where id = $1 for no key update", project as ProjectId)
+        .fetch_optional(&mut *connection)
+        .await?;
     let number = sqlx::query_scalar!(
         "insert into segment (id, project, import, number, item_count, size, channels)
          select $1, $2, $3, coalesce(max(number), -1) + 1, $4, $5, $6 from segment where project = $2
@@ -67,10 +64,7 @@ pub async fn insert(
 }
 
 /// The segments of a project in the order of their numbers.
-pub async fn list(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<Vec<SegmentRow>, StoreError> {
+pub async fn list(connection: &mut PgConnection, project: ProjectId) -> Result<Vec<SegmentRow>, StoreError> {
     let rows = sqlx::query_as!(
         SegmentRow,
         r#"select id as "id: SegmentId", number, item_count, size, channels
@@ -92,28 +86,15 @@ mod tests {
         let database = TestDatabase::create().await;
         let project = database.create_project("p", &["bag", "coat"]).await.id;
         let import = database.create_import(project).await;
-        let shape = ImageShape {
-            size: 28,
-            channels: 1,
-        };
-        let make = |id| NewSegment {
-            id,
-            import,
-            item_count: 5,
-            shape,
-        };
+        let shape = ImageShape { size: 28, channels: 1 };
+        let make = |id| NewSegment { id, import, item_count: 5, shape };
         let (first_id, second_id) = (SegmentId::generate(), SegmentId::generate());
         let mut first = database.store().begin().await.unwrap();
-        assert_eq!(
-            insert(&mut first, project, &make(first_id)).await.unwrap(),
-            0
-        );
+        assert_eq!(insert(&mut first, project, &make(first_id)).await.unwrap(), 0);
         let (second, committed) = tokio::join!(
             async {
                 let mut second = database.store().begin().await.unwrap();
-                let number = insert(&mut second, project, &make(second_id))
-                    .await
-                    .unwrap();
+                let number = insert(&mut second, project, &make(second_id)).await.unwrap();
                 second.commit().await.unwrap();
                 number
             },
@@ -124,14 +105,9 @@ mod tests {
         let mut connection = database.store().acquire().await.unwrap();
         let rows = list(&mut connection, project).await.unwrap();
         assert_eq!(
-            rows.iter()
-                .map(|row| (row.id, row.number))
-                .collect::<Vec<_>>(),
+            rows.iter().map(|row| (row.id, row.number)).collect::<Vec<_>>(),
             [(first_id, 0), (second_id, 1)]
         );
-        assert_eq!(
-            (rows[0].item_count, rows[0].size, rows[0].channels),
-            (5, 28, 1)
-        );
+        assert_eq!((rows[0].item_count, rows[0].size, rows[0].channels), (5, 28, 1));
     }
 }

@@ -57,13 +57,9 @@ pub async fn exclude_item(
     item: ItemId,
     why: Exclusion,
 ) -> Result<(), StoreError> {
-    sqlx::query!(
-        "update item set excluded = $2 where id = $1",
-        item as ItemId,
-        why as Exclusion
-    )
-    .execute(connection)
-    .await?;
+    sqlx::query!("update item set excluded = $2 where id = $1", item as ItemId, why as Exclusion)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -56,10 +56,7 @@ pub struct LeasedSlot {
 }
 
 /// Lets one lease call of a labeler at a time through, until the transaction ends; other labelers aren't touched.
-pub async fn lock_labeler(
-    connection: &mut PgConnection,
-    labeler: TokenId,
-) -> Result<(), StoreError> {
+pub async fn lock_labeler(connection: &mut PgConnection, labeler: TokenId) -> Result<(), StoreError> {
     sqlx::query!(
         r#"select pg_advisory_xact_lock(hashtextextended('gleaner.labeler ' || $1::uuid::text, 0)) as "locked: ()""#,
         labeler as TokenId
@@ -146,10 +143,7 @@ pub async fn lease_open(
 }
 
 /// Opens again what was leased and ran out; locks nothing that somebody else is writing. Returns how many.
-pub async fn open_expired(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<u64, StoreError> {
+pub async fn open_expired(connection: &mut PgConnection, project: ProjectId) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         "with expired as (
            select id from slot where project = $1 and state = 'leased' and expires_at <= now() for update skip locked
@@ -277,10 +271,7 @@ pub async fn add(connection: &mut PgConnection, task: TaskId) -> Result<(), Stor
 }
 
 /// Votes that open tasks of the project still reserve: its open and leased slots.
-pub async fn count_reserved(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<i64, StoreError> {
+pub async fn count_reserved(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from slot where project = $1 and state in ('open', 'leased')"#,
         project as ProjectId
@@ -291,10 +282,7 @@ pub async fn count_reserved(
 }
 
 /// Leases of the project that somebody holds.
-pub async fn count_leased(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<i64, StoreError> {
+pub async fn count_leased(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from slot where project = $1 and state = 'leased'"#,
         project as ProjectId

@@ -122,10 +122,8 @@ pub async fn create_all(
     let scores: Vec<Option<f64>> = tasks.iter().map(|task| task.score).collect();
     let uncertainties: Vec<Option<f64>> = tasks.iter().map(|task| task.uncertainty).collect();
     let pretext_losses: Vec<Option<f64>> = tasks.iter().map(|task| task.pretext_loss).collect();
-    let suggestions: Vec<Json<&[Suggestion]>> = tasks
-        .iter()
-        .map(|task| Json(task.suggestions.as_slice()))
-        .collect();
+    let suggestions: Vec<Json<&[Suggestion]>> =
+        tasks.iter().map(|task| Json(task.suggestions.as_slice())).collect();
     sqlx::query!(
         "insert into task (id, project, round_number, strategy, model_version, item, rank, source, score, uncertainty, pretext_loss,
            suggestions)
@@ -275,10 +273,7 @@ pub async fn lock_with_open_slot(
 }
 
 /// Tasks of the project whose votes tie and that have no slot open or leased to break it.
-pub async fn list_tied(
-    connection: &mut PgConnection,
-    project: ProjectId,
-) -> Result<Vec<TaskId>, StoreError> {
+pub async fn list_tied(connection: &mut PgConnection, project: ProjectId) -> Result<Vec<TaskId>, StoreError> {
     let ids = sqlx::query_scalar!(
         r#"select t.id as "id: TaskId" from task t
            where t.project = $1 and t.state = 'adjudication'
@@ -332,10 +327,7 @@ pub async fn write_classes(
 }
 
 /// Withdraws tasks whose slots are all open, and those slots; the caller has locked the tasks. Returns how many tasks.
-pub async fn withdraw_untouched(
-    connection: &mut PgConnection,
-    tasks: &[TaskId],
-) -> Result<u64, StoreError> {
+pub async fn withdraw_untouched(connection: &mut PgConnection, tasks: &[TaskId]) -> Result<u64, StoreError> {
     // Locks first, so that the second statement sees what leases that ran meanwhile have made of the slots.
     super::slot::lock_of_tasks(connection, tasks).await?;
     let done = sqlx::query!(

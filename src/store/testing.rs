@@ -47,26 +47,15 @@ impl TestDatabase {
     /// Makes a database from the template; panics with the reason when it can't, since a test can't go on.
     pub async fn create() -> Self {
         let server = server_options().await;
-        let mut connection = server
-            .connect()
-            .await
-            .expect("the test server takes connections");
+        let mut connection = server.connect().await.expect("the test server takes connections");
         let template = ensure_template(&server, &mut connection).await;
         let name = format!("gleaner_test_{}", Uuid::now_v7().simple());
-        execute(
-            &mut connection,
-            format!("create database {name} template {template}"),
-        )
-        .await;
+        execute(&mut connection, format!("create database {name} template {template}")).await;
         connection.close().await.expect("the connection closes");
         let store = Store::connect_with(server.clone().database(&name))
             .await
             .expect("the new database takes connections");
-        Self {
-            name,
-            server,
-            store,
-        }
+        Self { name, server, store }
     }
 
     /// The store, connected to this database.
@@ -96,16 +85,9 @@ impl TestDatabase {
         let row = project::insert(&mut transaction, name, &ProjectSettings::default())
             .await
             .expect("the name is free");
-        let classes: Vec<_> = classes
-            .iter()
-            .map(|name| NewClass {
-                name: (*name).to_owned(),
-                ..NewClass::default()
-            })
-            .collect();
-        class::insert_all(&mut transaction, row.id, &classes)
-            .await
-            .expect("the classes differ");
+        let classes: Vec<_> =
+            classes.iter().map(|name| NewClass { name: (*name).to_owned(), ..NewClass::default() }).collect();
+        class::insert_all(&mut transaction, row.id, &classes).await.expect("the classes differ");
         transaction.commit().await.expect("the project is made");
         row
     }
@@ -121,29 +103,17 @@ impl TestDatabase {
             labels: LabelRule::Hide,
         };
         let mut connection = self.store.acquire().await.expect("a connection");
-        import::insert(&mut connection, project, &import)
-            .await
-            .expect("the import is made");
+        import::insert(&mut connection, project, &import).await.expect("the import is made");
         import.id
     }
 
     /// Makes a segment that no file belongs to.
     pub async fn create_segment(&self, project: ProjectId) -> SegmentId {
         let import = self.create_import(project).await;
-        let shape = ImageShape {
-            size: 28,
-            channels: 1,
-        };
-        let segment = NewSegment {
-            id: SegmentId::generate(),
-            import,
-            item_count: 1,
-            shape,
-        };
+        let shape = ImageShape { size: 28, channels: 1 };
+        let segment = NewSegment { id: SegmentId::generate(), import, item_count: 1, shape };
         let mut transaction = self.store.begin().await.expect("a transaction begins");
-        segment::insert(&mut transaction, project, &segment)
-            .await
-            .expect("the segment is made");
+        segment::insert(&mut transaction, project, &segment).await.expect("the segment is made");
         transaction.commit().await.expect("the segment is made");
         segment.id
     }
@@ -153,17 +123,11 @@ impl TestDatabase {
         let segment = self.create_segment(project).await;
         let items: Vec<_> = (0..count)
             .map(|row| {
-                new_item(
-                    row.cast_signed(),
-                    &format!("{row}.png"),
-                    format!("{segment} {row}").as_bytes(),
-                )
+                new_item(row.cast_signed(), &format!("{row}.png"), format!("{segment} {row}").as_bytes())
             })
             .collect();
         let mut connection = self.store.acquire().await.expect("a connection");
-        item::insert_all(&mut connection, project, segment, &items)
-            .await
-            .expect("the items are made");
+        item::insert_all(&mut connection, project, segment, &items).await.expect("the items are made");
         sqlx::query_scalar("select id from item where segment = $1 order by segment_row")
             .bind(segment)
             .fetch_all(&mut *connection)
@@ -195,17 +159,11 @@ impl Drop for TestDatabase {
         let (name, server) = (self.name.clone(), self.server.clone());
         // Dropping isn't async and may happen inside the test's runtime, which must not be blocked on: another thread does it.
         let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime starts");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(async move {
                 if let Ok(mut connection) = server.connect().await {
-                    execute(
-                        &mut connection,
-                        format!("drop database if exists {name} with (force)"),
-                    )
-                    .await;
+                    execute(&mut connection, format!("drop database if exists {name} with (force)")).await;
                 }
             });
         });
@@ -217,8 +175,7 @@ impl Drop for TestDatabase {
 
 async fn server_options() -> PgConnectOptions {
     if let Ok(url) = std::env::var("GLEANER_TEST_DATABASE_URL") {
-        return PgConnectOptions::from_str(&url)
-            .expect("GLEANER_TEST_DATABASE_URL is a postgres:// address");
+        return PgConnectOptions::from_str(&url).expect("GLEANER_TEST_DATABASE_URL is a postgres:// address");
     }
     /// Never dropped, so this process uses the cluster until it ends.
     static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
@@ -228,13 +185,8 @@ async fn server_options() -> PgConnectOptions {
 async fn start_cluster() -> Cluster {
     let home = cluster_home();
     // The data outlive no test run, so nothing has to be on disk.
-    let options = ClusterOptions::new(&home)
-        .setting("fsync", "off")
-        .setting("max_connections", "300");
-    let cluster = options
-        .start()
-        .await
-        .unwrap_or_else(|error| panic!("no database for tests: {error}"));
+    let options = ClusterOptions::new(&home).setting("fsync", "off").setting("max_connections", "300");
+    let cluster = options.start().await.unwrap_or_else(|error| panic!("no database for tests: {error}"));
     spawn_sweeper(&home);
     cluster
 }
@@ -244,10 +196,7 @@ fn cluster_home() -> PathBuf {
     let mut digest = Sha256::new();
     digest.update(env!("CARGO_MANIFEST_DIR"));
     digest.update(nix::unistd::Uid::effective().as_raw().to_le_bytes());
-    std::env::temp_dir().join(format!(
-        "gleaner-test-{}",
-        &hex::encode(digest.finalize())[..12]
-    ))
+    std::env::temp_dir().join(format!("gleaner-test-{}", &hex::encode(digest.finalize())[..12]))
 }
 
 /// Stops the cluster and removes its data once no test process has used it for some seconds.
@@ -268,10 +217,7 @@ fn spawn_sweeper(home: &Path) {
         done"#;
     let mut command = Command::new("sh");
     command.arg("-c").arg(SCRIPT).arg(home).process_group(0);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut sweeper = command.spawn().expect("a shell starts");
     // It outlives this process by design; should it end before, somebody has waited for it.
     std::thread::spawn(move || sweeper.wait());
@@ -292,25 +238,11 @@ async fn ensure_template(server: &PgConnectOptions, connection: &mut PgConnectio
         // Made under another name and renamed when complete, so that a killed test run leaves no half-made template.
         let draft = format!("gleaner_draft_{}", Uuid::now_v7().simple());
         execute(connection, format!("create database {draft}")).await;
-        let mut draft_connection = server
-            .clone()
-            .database(&draft)
-            .connect()
-            .await
-            .expect("the draft takes connections");
-        MIGRATOR
-            .run(&mut draft_connection)
-            .await
-            .expect("the migrations apply");
-        draft_connection
-            .close()
-            .await
-            .expect("the connection closes");
-        execute(
-            connection,
-            format!("alter database {draft} rename to {name}"),
-        )
-        .await;
+        let mut draft_connection =
+            server.clone().database(&draft).connect().await.expect("the draft takes connections");
+        MIGRATOR.run(&mut draft_connection).await.expect("the migrations apply");
+        draft_connection.close().await.expect("the connection closes");
+        execute(connection, format!("alter database {draft} rename to {name}")).await;
     }
     sqlx::query("select pg_advisory_unlock($1)")
         .bind(TEMPLATE_LOCK)
@@ -352,15 +284,8 @@ mod tests {
     async fn databases_of_tests_share_nothing_and_go_when_dropped() {
         let (first, second) = tokio::join!(TestDatabase::create(), TestDatabase::create());
         let mut connection = first.store().acquire().await.unwrap();
-        sqlx::raw_sql("create table only_here ()")
-            .execute(&mut *connection)
-            .await
-            .unwrap();
-        let mut other = PgConnectOptions::from_str(&second.url())
-            .unwrap()
-            .connect()
-            .await
-            .unwrap();
+        sqlx::raw_sql("create table only_here ()").execute(&mut *connection).await.unwrap();
+        let mut other = PgConnectOptions::from_str(&second.url()).unwrap().connect().await.unwrap();
         let found: bool = sqlx::query_scalar("select to_regclass('only_here') is not null")
             .fetch_one(&mut other)
             .await

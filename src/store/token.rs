@@ -73,10 +73,7 @@ pub async fn find_by_hash(
 }
 
 /// The token of this id.
-pub async fn find(
-    connection: &mut PgConnection,
-    id: TokenId,
-) -> Result<Option<TokenRow>, StoreError> {
+pub async fn find(connection: &mut PgConnection, id: TokenId) -> Result<Option<TokenRow>, StoreError> {
     let row = sqlx::query_as!(
         TokenRow,
         r#"select id as "id: TokenId", role as "role: Role", name, hash, projects as "projects: Vec<ProjectId>", created_at,
@@ -141,39 +138,18 @@ mod tests {
         let project = database.create_project("p", &["bag", "coat"]).await.id;
         let mut connection = database.store().acquire().await.unwrap();
         let hash = [7; 32];
-        let id = insert(
-            &mut connection,
-            Role::Labeler,
-            "ana",
-            &hash,
-            Some(&[project]),
-            None,
-        )
-        .await
-        .unwrap();
+        let id = insert(&mut connection, Role::Labeler, "ana", &hash, Some(&[project]), None).await.unwrap();
         let row = find_by_hash(&mut connection, &hash).await.unwrap().unwrap();
         assert_eq!(
             (row.id, row.role, row.name.as_str(), row.hash.as_slice()),
             (id, Role::Labeler, "ana", hash.as_slice())
         );
-        assert_eq!(
-            (row.projects.as_deref(), row.revoked_at),
-            (Some([project].as_slice()), None)
-        );
+        assert_eq!((row.projects.as_deref(), row.revoked_at), (Some([project].as_slice()), None));
         assert_eq!(find_by_hash(&mut connection, &[8; 32]).await.unwrap(), None);
         assert!(revoke(&mut connection, id).await.unwrap());
         assert!(!revoke(&mut connection, id).await.unwrap());
-        assert!(
-            find(&mut connection, id)
-                .await
-                .unwrap()
-                .unwrap()
-                .revoked_at
-                .is_some()
-        );
-        let twin = insert(&mut connection, Role::Tool, "bo", &hash, None, None)
-            .await
-            .unwrap_err();
+        assert!(find(&mut connection, id).await.unwrap().unwrap().revoked_at.is_some());
+        let twin = insert(&mut connection, Role::Tool, "bo", &hash, None, None).await.unwrap_err();
         assert!(twin.is_conflict_on("token_hash_key"), "{twin:?}");
     }
 
@@ -183,33 +159,11 @@ mod tests {
         let project = database.create_project("p", &["bag", "coat"]).await.id;
         let mut connection = database.store().acquire().await.unwrap();
         let yesterday = Utc::now() - chrono::TimeDelta::days(1);
-        insert(&mut connection, Role::Operator, "a", &[1; 32], None, None)
-            .await
-            .unwrap();
-        insert(
-            &mut connection,
-            Role::Admin,
-            "b",
-            &[2; 32],
-            Some(&[project]),
-            None,
-        )
-        .await
-        .unwrap();
-        insert(
-            &mut connection,
-            Role::Admin,
-            "c",
-            &[3; 32],
-            None,
-            Some(yesterday),
-        )
-        .await
-        .unwrap();
+        insert(&mut connection, Role::Operator, "a", &[1; 32], None, None).await.unwrap();
+        insert(&mut connection, Role::Admin, "b", &[2; 32], Some(&[project]), None).await.unwrap();
+        insert(&mut connection, Role::Admin, "c", &[3; 32], None, Some(yesterday)).await.unwrap();
         assert!(!exists_admin(&mut connection).await.unwrap());
-        let id = insert(&mut connection, Role::Admin, "d", &[4; 32], None, None)
-            .await
-            .unwrap();
+        let id = insert(&mut connection, Role::Admin, "d", &[4; 32], None, None).await.unwrap();
         assert!(exists_admin(&mut connection).await.unwrap());
         revoke(&mut connection, id).await.unwrap();
         assert!(!exists_admin(&mut connection).await.unwrap());
@@ -220,9 +174,7 @@ mod tests {
         let database = TestDatabase::create().await;
         let mut connection = database.store().acquire().await.unwrap();
         for number in 0..5 {
-            insert(&mut connection, Role::Tool, "t", &[number; 32], None, None)
-                .await
-                .unwrap();
+            insert(&mut connection, Role::Tool, "t", &[number; 32], None, None).await.unwrap();
         }
         let first = list(&mut connection, None, 2).await.unwrap();
         let rest = list(&mut connection, Some(first[1].id), 10).await.unwrap();

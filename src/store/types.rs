@@ -15,8 +15,7 @@ use uuid::Uuid;
 use crate::domain::content_hash::ContentHash;
 use crate::domain::event::EventKind;
 use crate::domain::ids::{
-    EventId, ImportId, ItemId, JobId, LabelId, ProjectId, RoundId, SegmentId, SlotId, TaskId,
-    TokenId,
+    EventId, ImportId, ItemId, JobId, LabelId, ProjectId, RoundId, SegmentId, SlotId, TaskId, TokenId,
 };
 use crate::domain::import::{ImportFormat, ImportState, LabelRule, SplitRule};
 use crate::domain::item::{Exclusion, Split};
@@ -85,8 +84,7 @@ macro_rules! stored_as_json {
 }
 
 stored_as_uuid!(
-    ProjectId, ItemId, SegmentId, ImportId, RoundId, TaskId, SlotId, LabelId, TokenId, JobId,
-    EventId
+    ProjectId, ItemId, SegmentId, ImportId, RoundId, TaskId, SlotId, LabelId, TokenId, JobId, EventId
 );
 
 stored_as_text!(
@@ -175,9 +173,8 @@ mod tests {
     async fn a_name_that_no_variant_has_is_a_decode_error() {
         let database = TestDatabase::create().await;
         let mut connection = database.store().acquire().await.unwrap();
-        let read: Result<Split, _> = sqlx::query_scalar("select 'validation'")
-            .fetch_one(&mut *connection)
-            .await;
+        let read: Result<Split, _> =
+            sqlx::query_scalar("select 'validation'").fetch_one(&mut *connection).await;
         assert!(read.unwrap_err().to_string().contains("validation"));
     }
 
@@ -188,13 +185,7 @@ mod tests {
         let ids = vec![ItemId::generate(), ItemId::generate()];
         let hashes = vec![ContentHash::of_file(b"a"), ContentHash::of_file(b"b")];
         let classes = vec![Some(ClassIndex(9_999)), None];
-        type Row = (
-            ItemId,
-            Vec<ItemId>,
-            ContentHash,
-            Vec<ContentHash>,
-            Vec<Option<ClassIndex>>,
-        );
+        type Row = (ItemId, Vec<ItemId>, ContentHash, Vec<ContentHash>, Vec<Option<ClassIndex>>);
         let row: Row = sqlx::query_as("select $1, $2, $3, $4, $5")
             .bind(ids[0])
             .bind(&ids)
@@ -211,15 +202,9 @@ mod tests {
     async fn settings_come_back_from_jsonb() {
         let database = TestDatabase::create().await;
         let mut connection = database.store().acquire().await.unwrap();
-        let settings = ProjectSettings {
-            budget: 12.5,
-            ..Default::default()
-        };
-        let back: ProjectSettings = sqlx::query_scalar("select $1")
-            .bind(&settings)
-            .fetch_one(&mut *connection)
-            .await
-            .unwrap();
+        let settings = ProjectSettings { budget: 12.5, ..Default::default() };
+        let back: ProjectSettings =
+            sqlx::query_scalar("select $1").bind(&settings).fetch_one(&mut *connection).await.unwrap();
         assert_eq!(back, settings);
     }
 }

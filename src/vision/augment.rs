@@ -37,11 +37,7 @@ impl Augmentation {
     /// The usual recipe for small images: a crop shifted by up to an eighth of the edge (4 of 32), reflected borders, and mirroring.
     #[must_use]
     pub fn crop_and_flip(shape: ImageShape) -> Self {
-        Self {
-            crop_padding: (shape.size / 8).max(1),
-            padding: Padding::Reflect,
-            flip: true,
-        }
+        Self { crop_padding: (shape.size / 8).max(1), padding: Padding::Reflect, flip: true }
     }
 
     /// Draws the view of one image; `key` holds seed, stream name and epoch.
@@ -50,9 +46,7 @@ impl Augmentation {
         let bits = key.clone().with_content(hash).number();
         let span = i64::from(self.crop_padding) * 2 + 1;
         // 24 bits each: the bias towards small shifts stays below 2^-14 for the widest padding.
-        let shift = |bits: u64| {
-            (((bits & 0xff_ffff) as i64 * span) >> 24) as i32 - self.crop_padding as i32
-        };
+        let shift = |bits: u64| (((bits & 0xff_ffff) as i64 * span) >> 24) as i32 - self.crop_padding as i32;
         View {
             shift_x: shift(bits),
             shift_y: shift(bits >> 24),
@@ -80,13 +74,7 @@ pub struct View {
 
 impl Default for View {
     fn default() -> Self {
-        Self {
-            shift_x: 0,
-            shift_y: 0,
-            flip: false,
-            quarter_turns: 0,
-            padding: Padding::Reflect,
-        }
+        Self { shift_x: 0, shift_y: 0, flip: false, quarter_turns: 0, padding: Padding::Reflect }
     }
 }
 
@@ -94,34 +82,14 @@ impl View {
     /// Writes the view of `pixels` (u8 `[size, size, channels]`) into `out` (f32, same shape), normalised.
     ///
     /// Panics when a slice doesn't have the shape's length: both come from our own pools and batches.
-    pub fn write(
-        &self,
-        pixels: &[u8],
-        shape: ImageShape,
-        normalization: &Normalization,
-        out: &mut [f32],
-    ) {
-        assert!(
-            shape.size as usize <= SIZE_MAX,
-            "an image shape is at most 512 pixels wide"
-        );
-        assert_eq!(
-            pixels.len(),
-            shape.byte_count(),
-            "pixels have the pool's shape"
-        );
-        assert_eq!(
-            out.len(),
-            shape.byte_count(),
-            "the batch has the pool's shape"
-        );
+    pub fn write(&self, pixels: &[u8], shape: ImageShape, normalization: &Normalization, out: &mut [f32]) {
+        assert!(shape.size as usize <= SIZE_MAX, "an image shape is at most 512 pixels wide");
+        assert_eq!(pixels.len(), shape.byte_count(), "pixels have the pool's shape");
+        assert_eq!(out.len(), shape.byte_count(), "the batch has the pool's shape");
         match shape.channels {
-            1 => self.write_channels::<1>(
-                pixels,
-                shape.size as usize,
-                [normalization.scale_and_bias(0)],
-                out,
-            ),
+            1 => {
+                self.write_channels::<1>(pixels, shape.size as usize, [normalization.scale_and_bias(0)], out);
+            }
             3 => {
                 let affine = [0, 1, 2].map(|channel| normalization.scale_and_bias(channel));
                 self.write_channels::<3>(pixels, shape.size as usize, affine, out);
@@ -141,8 +109,7 @@ impl View {
         let border = affine.map(|(_, bias)| bias);
         for (y, row) in out.chunks_exact_mut(size * C).enumerate() {
             let Some(base) = vertical.offset(y) else {
-                row.chunks_exact_mut(C)
-                    .for_each(|pixel| pixel.copy_from_slice(&border));
+                row.chunks_exact_mut(C).for_each(|pixel| pixel.copy_from_slice(&border));
                 continue;
             };
             if horizontal.contiguous {
@@ -166,17 +133,9 @@ impl View {
     /// `(y, x)` shows the flipped crop at `(y, x)`, `(x, n−y)`, `(n−y, n−x)` or `(n−x, y)` for 0 to 3 turns, with `n = size − 1`.
     fn axes(&self, size: usize, channels: usize) -> (Axis, Axis) {
         let turns = self.quarter_turns % 4;
-        let down =
-            |reversed| Axis::new(size, size * channels, self.shift_y, reversed, self.padding);
-        let across = |reversed: bool| {
-            Axis::new(
-                size,
-                channels,
-                self.shift_x,
-                reversed != self.flip,
-                self.padding,
-            )
-        };
+        let down = |reversed| Axis::new(size, size * channels, self.shift_y, reversed, self.padding);
+        let across =
+            |reversed: bool| Axis::new(size, channels, self.shift_x, reversed != self.flip, self.padding);
         match turns {
             0 => (down(false), across(false).mark_contiguous()),
             1 => (across(true), down(false)),
@@ -210,11 +169,7 @@ impl Axis {
                 *offset = position as u32 * stride as u32;
             }
         }
-        Self {
-            offsets,
-            plain: !reversed && shift == 0,
-            contiguous: false,
-        }
+        Self { offsets, plain: !reversed && shift == 0, contiguous: false }
     }
 
     /// Declares that neighbours along this axis are neighbours in memory, so an axis that shows the image as it is can be copied.
@@ -252,31 +207,18 @@ fn write_row<const C: usize>(pixels: &[u8], affine: [(f32, f32); C], out: &mut [
 mod tests {
     use super::*;
 
-    const PLAIN: View = View {
-        shift_x: 0,
-        shift_y: 0,
-        flip: false,
-        quarter_turns: 0,
-        padding: Padding::Zero,
-    };
+    const PLAIN: View =
+        View { shift_x: 0, shift_y: 0, flip: false, quarter_turns: 0, padding: Padding::Zero };
 
     fn raw(channels: usize) -> Normalization {
         // Leaves pixels as they are: (p / 255 − 0) / (1 / 255).
-        Normalization {
-            mean: vec![0.0; channels],
-            std: vec![1.0 / 255.0; channels],
-        }
+        Normalization { mean: vec![0.0; channels], std: vec![1.0 / 255.0; channels] }
     }
 
     fn view(view: View, pixels: &[u8], channels: u32) -> Vec<u8> {
         let size = ((pixels.len() / channels as usize) as f64).sqrt() as u32;
         let mut out = vec![f32::NAN; pixels.len()];
-        view.write(
-            pixels,
-            ImageShape { size, channels },
-            &raw(channels as usize),
-            &mut out,
-        );
+        view.write(pixels, ImageShape { size, channels }, &raw(channels as usize), &mut out);
         out.into_iter().map(|value| value.round() as u8).collect()
     }
 
@@ -284,16 +226,7 @@ mod tests {
     fn quarter_turns_are_counter_clockwise_like_rot90_of_pytorch() {
         // torch.rot90(torch.arange(1, 10).reshape(3, 3), k) for k = 0 … 3
         let image = [1, 2, 3, 4, 5, 6, 7, 8, 9];
-        let turned = |quarter_turns| {
-            view(
-                View {
-                    quarter_turns,
-                    ..PLAIN
-                },
-                &image,
-                1,
-            )
-        };
+        let turned = |quarter_turns| view(View { quarter_turns, ..PLAIN }, &image, 1);
         assert_eq!(turned(0), image);
         assert_eq!(turned(1), [3, 6, 9, 2, 5, 8, 1, 4, 7]);
         assert_eq!(turned(2), [9, 8, 7, 6, 5, 4, 3, 2, 1]);
@@ -303,72 +236,29 @@ mod tests {
     #[test]
     fn crop_comes_before_flip_and_flip_before_rotation() {
         let image = [1, 2, 3, 4, 5, 6, 7, 8, 9];
-        let shifted = View {
-            shift_x: 1,
-            shift_y: -1,
-            ..PLAIN
-        };
+        let shifted = View { shift_x: 1, shift_y: -1, ..PLAIN };
         assert_eq!(view(shifted, &image, 1), [0, 0, 0, 2, 3, 0, 5, 6, 0]);
-        assert_eq!(
-            view(
-                View {
-                    flip: true,
-                    ..shifted
-                },
-                &image,
-                1
-            ),
-            [0, 0, 0, 0, 3, 2, 0, 6, 5]
-        );
-        let all = View {
-            flip: true,
-            quarter_turns: 1,
-            ..shifted
-        };
+        assert_eq!(view(View { flip: true, ..shifted }, &image, 1), [0, 0, 0, 0, 3, 2, 0, 6, 5]);
+        let all = View { flip: true, quarter_turns: 1, ..shifted };
         assert_eq!(view(all, &image, 1), [0, 2, 5, 0, 3, 6, 0, 0, 0]);
-        let reflected = View {
-            padding: Padding::Reflect,
-            ..shifted
-        };
+        let reflected = View { padding: Padding::Reflect, ..shifted };
         assert_eq!(view(reflected, &image, 1), [5, 6, 5, 2, 3, 2, 5, 6, 5]);
     }
 
     #[test]
     fn channels_stay_together_and_have_their_own_scale() {
         let image = [1, 10, 100, 2, 20, 200, 3, 30, 130, 4, 40, 140];
-        let turned = view(
-            View {
-                quarter_turns: 1,
-                ..PLAIN
-            },
-            &image,
-            3,
-        );
+        let turned = view(View { quarter_turns: 1, ..PLAIN }, &image, 3);
         assert_eq!(turned, [2, 20, 200, 4, 40, 140, 1, 10, 100, 3, 30, 130]);
-        let normalization = Normalization {
-            mean: vec![0.0, 0.5, 1.0],
-            std: vec![1.0, 0.5, 0.25],
-        };
+        let normalization = Normalization { mean: vec![0.0, 0.5, 1.0], std: vec![1.0, 0.5, 0.25] };
         let mut out = [0.0; 12];
-        View::default().write(
-            &[255; 12],
-            ImageShape {
-                size: 2,
-                channels: 3,
-            },
-            &normalization,
-            &mut out,
-        );
+        View::default().write(&[255; 12], ImageShape { size: 2, channels: 3 }, &normalization, &mut out);
         assert_eq!(out[..3], [1.0, 1.0, 0.0]);
     }
 
     #[test]
     fn draws_repeat_cover_the_whole_range_and_differ_between_epochs() {
-        let augmentation = Augmentation {
-            crop_padding: 2,
-            padding: Padding::Zero,
-            flip: true,
-        };
+        let augmentation = Augmentation { crop_padding: 2, padding: Padding::Zero, flip: true };
         let key = |epoch| StreamKey::new(7, "augment").with_number(epoch);
         let mut seen = std::collections::HashSet::new();
         let mut changed = 0;
@@ -385,10 +275,7 @@ mod tests {
 
     #[test]
     fn a_shift_wider_than_the_image_still_reflects() {
-        assert_eq!(
-            [-7, -1, 0, 2, 3, 9].map(|position| reflect(position, 2)),
-            [1, 1, 0, 2, 1, 1]
-        );
+        assert_eq!([-7, -1, 0, 2, 3, 9].map(|position| reflect(position, 2)), [1, 1, 0, 2, 1, 1]);
         assert_eq!(reflect(5, 0), 0);
     }
 }

@@ -21,10 +21,7 @@ pub struct DecodeLimits {
 impl Default for DecodeLimits {
     /// 50 megapixels and 256 MiB.
     fn default() -> Self {
-        Self {
-            pixel_count_max: 50_000_000,
-            decoded_bytes_max: 256 << 20,
-        }
+        Self { pixel_count_max: 50_000_000, decoded_bytes_max: 256 << 20 }
     }
 }
 
@@ -82,9 +79,7 @@ pub struct DecodedImage {
 pub fn measure(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
     let format = recognise(bytes)?;
     let reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader
-        .into_dimensions()
-        .map_err(|error| refusal(format, error, &DecodeLimits::default()))
+    reader.into_dimensions().map_err(|error| refusal(format, error, &DecodeLimits::default()))
 }
 
 /// Decodes an image file in any supported format.
@@ -102,25 +97,16 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DecodedImage, Decod
     let mut decoder = reader.into_decoder().map_err(refuse)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > limits.pixel_count_max {
-        return Err(DecodeError::TooLarge {
-            width,
-            height,
-            pixel_count_max: limits.pixel_count_max,
-        });
+        return Err(DecodeError::TooLarge { width, height, pixel_count_max: limits.pixel_count_max });
     }
     if decoder.total_bytes() > limits.decoded_bytes_max {
         return Err(DecodeError::TooMuchMemory(limits.decoded_bytes_max));
     }
     if width == 0 || height == 0 {
-        return Err(DecodeError::Broken {
-            format: name_of(format),
-            reason: "it has no pixels".to_owned(),
-        });
+        return Err(DecodeError::Broken { format: name_of(format), reason: "it has no pixels".to_owned() });
     }
     // A broken EXIF block says nothing about the pixels.
-    let orientation = decoder
-        .orientation()
-        .unwrap_or(image::metadata::Orientation::NoTransforms);
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder).map_err(refuse)?;
     image.apply_orientation(orientation);
     Ok(unpack(image, format))
@@ -131,11 +117,7 @@ fn recognise(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
         return Err(DecodeError::Empty);
     }
     let format = image::guess_format(bytes).map_err(|_| DecodeError::NotAnImage)?;
-    if format.reading_enabled() {
-        Ok(format)
-    } else {
-        Err(DecodeError::NotAnImage)
-    }
+    if format.reading_enabled() { Ok(format) } else { Err(DecodeError::NotAnImage) }
 }
 
 fn name_of(format: ImageFormat) -> &'static str {
@@ -155,10 +137,7 @@ fn refusal(format: ImageFormat, error: ImageError, limits: &DecodeLimits) -> Dec
         ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             DecodeError::Truncated(name_of(format))
         }
-        other => DecodeError::Broken {
-            format: name_of(format),
-            reason: other.to_string(),
-        },
+        other => DecodeError::Broken { format: name_of(format), reason: other.to_string() },
     }
 }
 
@@ -178,13 +157,7 @@ fn unpack(image: DynamicImage, format: ImageFormat) -> DecodedImage {
             }
         }
     };
-    DecodedImage {
-        width,
-        height,
-        channels,
-        media_type: format.to_mime_type(),
-        pixels,
-    }
+    DecodedImage { width, height, channels, media_type: format.to_mime_type(), pixels }
 }
 
 /// Whether a JPEG's segments and scans lead to its end marker (ITU T.81, annex B).
@@ -230,9 +203,7 @@ mod tests {
     }
 
     fn gradient() -> RgbImage {
-        RgbImage::from_fn(40, 30, |x, y| {
-            Rgb([(x * 6) as u8, (y * 8) as u8, ((x * y) % 256) as u8])
-        })
+        RgbImage::from_fn(40, 30, |x, y| Rgb([(x * 6) as u8, (y * 8) as u8, ((x * y) % 256) as u8]))
     }
 
     #[test]
@@ -241,96 +212,46 @@ mod tests {
             let image = decode(&bytes, &DecodeLimits::default()).unwrap();
             (image.width, image.height, image.channels, image.media_type)
         };
-        assert_eq!(
-            decoded(encode(gradient(), ImageFormat::Jpeg)),
-            (40, 30, 3, "image/jpeg")
-        );
-        assert_eq!(
-            decoded(encode(gradient(), ImageFormat::Bmp)),
-            (40, 30, 3, "image/bmp")
-        );
-        assert_eq!(
-            decoded(encode(gradient(), ImageFormat::WebP)),
-            (40, 30, 3, "image/webp")
-        );
-        assert_eq!(
-            decoded(encode(gradient(), ImageFormat::Gif)),
-            (40, 30, 3, "image/gif")
-        );
-        assert_eq!(
-            decoded(encode(GrayImage::new(5, 6), ImageFormat::Png)),
-            (5, 6, 1, "image/png")
-        );
+        assert_eq!(decoded(encode(gradient(), ImageFormat::Jpeg)), (40, 30, 3, "image/jpeg"));
+        assert_eq!(decoded(encode(gradient(), ImageFormat::Bmp)), (40, 30, 3, "image/bmp"));
+        assert_eq!(decoded(encode(gradient(), ImageFormat::WebP)), (40, 30, 3, "image/webp"));
+        assert_eq!(decoded(encode(gradient(), ImageFormat::Gif)), (40, 30, 3, "image/gif"));
+        assert_eq!(decoded(encode(GrayImage::new(5, 6), ImageFormat::Png)), (5, 6, 1, "image/png"));
         let grey_alpha = image::GrayAlphaImage::from_pixel(5, 6, LumaA([1, 2]));
-        assert_eq!(
-            decoded(encode(grey_alpha, ImageFormat::Png)),
-            (5, 6, 2, "image/png")
-        );
-        assert_eq!(
-            decoded(encode(RgbaImage::new(5, 6), ImageFormat::Png)),
-            (5, 6, 4, "image/png")
-        );
+        assert_eq!(decoded(encode(grey_alpha, ImageFormat::Png)), (5, 6, 2, "image/png"));
+        assert_eq!(decoded(encode(RgbaImage::new(5, 6), ImageFormat::Png)), (5, 6, 4, "image/png"));
         let deep = DynamicImage::ImageRgb8(gradient()).into_rgb16();
-        assert_eq!(
-            decoded(encode(deep, ImageFormat::Png)),
-            (40, 30, 3, "image/png")
-        );
+        assert_eq!(decoded(encode(deep, ImageFormat::Png)), (40, 30, 3, "image/png"));
     }
 
     #[test]
     fn lossless_pixels_come_back_exactly() {
         let image = RgbaImage::from_fn(9, 7, |x, y| Rgba([x as u8, y as u8, 200, (x * y) as u8]));
-        let decoded = decode(
-            &encode(image.clone(), ImageFormat::Png),
-            &DecodeLimits::default(),
-        )
-        .unwrap();
+        let decoded = decode(&encode(image.clone(), ImageFormat::Png), &DecodeLimits::default()).unwrap();
         assert_eq!(decoded.pixels, image.into_raw());
     }
 
     #[test]
     fn a_file_cut_anywhere_is_refused_in_every_format() {
-        for format in [
-            ImageFormat::Jpeg,
-            ImageFormat::Png,
-            ImageFormat::Gif,
-            ImageFormat::Bmp,
-            ImageFormat::WebP,
-        ] {
+        for format in
+            [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::WebP]
+        {
             let bytes = encode(gradient(), format);
-            for kept in [
-                bytes.len() / 10,
-                bytes.len() / 3,
-                bytes.len() / 2,
-                bytes.len() * 3 / 4,
-            ] {
+            for kept in [bytes.len() / 10, bytes.len() / 3, bytes.len() / 2, bytes.len() * 3 / 4] {
                 let outcome = decode(&bytes[..kept], &DecodeLimits::default());
-                assert!(
-                    outcome.is_err(),
-                    "{format:?} cut to {kept} of {} bytes was taken",
-                    bytes.len()
-                );
+                assert!(outcome.is_err(), "{format:?} cut to {kept} of {} bytes was taken", bytes.len());
             }
         }
         let bytes = encode(gradient(), ImageFormat::Jpeg);
         let error = decode(&bytes[..bytes.len() - 2], &DecodeLimits::default()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the JPEG file is truncated: it ends before the image does"
-        );
+        assert_eq!(error.to_string(), "the JPEG file is truncated: it ends before the image does");
     }
 
     #[test]
     fn empty_files_and_files_that_are_no_image_say_so() {
-        let reason = |bytes: &[u8]| {
-            decode(bytes, &DecodeLimits::default())
-                .unwrap_err()
-                .to_string()
-        };
+        let reason = |bytes: &[u8]| decode(bytes, &DecodeLimits::default()).unwrap_err().to_string();
         assert_eq!(reason(b""), "the file is empty (0 bytes)");
-        assert!(
-            reason(b"name,class\na.png,cat\n").starts_with("not an image in a supported format")
-        );
+        assert!(reason(b"name,class\na.png,cat\n").starts_with("not an image in a supported format"));
         // TIFF is recognised but not built in.
         assert!(reason(b"II*\0\x08\0\0\0").starts_with("not an image in a supported format"));
     }
@@ -343,27 +264,17 @@ mod tests {
         bytes[22..26].copy_from_slice(&6_000u32.to_le_bytes());
         assert_eq!(measure(&bytes).unwrap(), (10_000, 6_000));
         let error = decode(&bytes, &DecodeLimits::default()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "10000 x 6000 pixels are over the limit of 50 megapixels"
-        );
-        let small = DecodeLimits {
-            decoded_bytes_max: 1000,
-            ..DecodeLimits::default()
-        };
+        assert_eq!(error.to_string(), "10000 x 6000 pixels are over the limit of 50 megapixels");
+        let small = DecodeLimits { decoded_bytes_max: 1000, ..DecodeLimits::default() };
         let outcome = decode(&encode(gradient(), ImageFormat::Png), &small);
-        assert!(
-            matches!(outcome, Err(DecodeError::TooMuchMemory(1000))),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome, Err(DecodeError::TooMuchMemory(1000))), "{outcome:?}");
     }
 
     #[test]
     fn the_exif_orientation_is_applied() {
         let plain = encode(gradient(), ImageFormat::Jpeg);
         // An APP1 segment with one big-endian TIFF entry: orientation (0x0112) = 6, a quarter turn clockwise.
-        let mut exif =
-            b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0".to_vec();
+        let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0".to_vec();
         let mut turned = vec![0xff, 0xd8, 0xff, 0xe1];
         turned.extend((exif.len() as u16 + 2).to_be_bytes());
         turned.append(&mut exif);

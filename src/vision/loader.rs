@@ -26,10 +26,7 @@ impl Sample {
     /// The image as it stands.
     #[must_use]
     pub fn upright(index: usize) -> Self {
-        Self {
-            index,
-            quarter_turns: 0,
-        }
+        Self { index, quarter_turns: 0 }
     }
 }
 
@@ -54,11 +51,7 @@ impl<'a> BatchLoader<'a> {
     /// Loads the images of `pool` as they are, normalised.
     #[must_use]
     pub fn new(pool: &'a Pool, normalization: &'a Normalization) -> Self {
-        Self {
-            pool,
-            normalization,
-            augmentation: None,
-        }
+        Self { pool, normalization, augmentation: None }
     }
 
     /// Draws a random view of each image instead; `key` holds seed, stream name and epoch, the content hash is added here, so all
@@ -74,23 +67,14 @@ impl<'a> BatchLoader<'a> {
     /// Panics when `out` has another length or an index isn't below the pool's length.
     pub fn fill(&self, samples: &[Sample], out: &mut [f32]) {
         let shape = self.pool.shape();
-        assert_eq!(
-            out.len(),
-            samples.len() * shape.byte_count(),
-            "a batch has room for its samples"
-        );
+        assert_eq!(out.len(), samples.len() * shape.byte_count(), "a batch has room for its samples");
         for (sample, image) in samples.iter().zip(out.chunks_exact_mut(shape.byte_count())) {
             let mut view = match &self.augmentation {
                 Some((augmentation, key)) => augmentation.draw(key, self.pool.hash(sample.index)),
                 None => View::default(),
             };
             view.quarter_turns = sample.quarter_turns;
-            view.write(
-                self.pool.pixels(sample.index),
-                shape,
-                self.normalization,
-                image,
-            );
+            view.write(self.pool.pixels(sample.index), shape, self.normalization, image);
         }
     }
 
@@ -126,10 +110,7 @@ impl<'a> BatchLoader<'a> {
             for chunk in samples.chunks(batch_size) {
                 // The filler ends early only by panicking, which the scope passes on.
                 let Ok(images) = filled.recv() else { break };
-                consume(Batch {
-                    samples: chunk,
-                    images: &images,
-                })?;
+                consume(Batch { samples: chunk, images: &images })?;
                 let _ = spent.try_send(images);
             }
             ControlFlow::Continue(())
@@ -144,15 +125,10 @@ mod tests {
     use crate::domain::settings::ImageShape;
     use crate::vision::augment::Padding;
 
-    const SHAPE: ImageShape = ImageShape {
-        size: 8,
-        channels: 1,
-    };
+    const SHAPE: ImageShape = ImageShape { size: 8, channels: 1 };
 
     fn pool(count: u8) -> Pool {
-        let hashes: Vec<_> = (0..count)
-            .map(|item| ContentHash::of_file(&[item]))
-            .collect();
+        let hashes: Vec<_> = (0..count).map(|item| ContentHash::of_file(&[item])).collect();
         let pixels = (0..count)
             .flat_map(|item| (0..64u8).map(move |at| at.wrapping_mul(3).wrapping_add(item)))
             .collect();
@@ -160,17 +136,10 @@ mod tests {
     }
 
     fn normalization() -> Normalization {
-        Normalization {
-            mean: vec![0.4],
-            std: vec![0.3],
-        }
+        Normalization { mean: vec![0.4], std: vec![0.3] }
     }
 
-    fn collect(
-        loader: &BatchLoader<'_>,
-        samples: &[Sample],
-        batch_size: usize,
-    ) -> (Vec<usize>, Vec<f32>) {
+    fn collect(loader: &BatchLoader<'_>, samples: &[Sample], batch_size: usize) -> (Vec<usize>, Vec<f32>) {
         let (mut sizes, mut values) = (vec![], vec![]);
         let flow = loader.for_each(samples, batch_size, |batch| {
             sizes.push(batch.samples.len());
@@ -184,19 +153,11 @@ mod tests {
     #[test]
     fn batches_come_in_order_whatever_their_size() {
         let (pool, normalization) = (pool(23), normalization());
-        let augmentation = Augmentation {
-            crop_padding: 1,
-            padding: Padding::Reflect,
-            flip: true,
-        };
+        let augmentation = Augmentation { crop_padding: 1, padding: Padding::Reflect, flip: true };
         let key = StreamKey::new(7, "augment").with_number(2);
         let loader = BatchLoader::new(&pool, &normalization).with_augmentation(augmentation, key);
-        let samples: Vec<_> = (0..46)
-            .map(|at| Sample {
-                index: at % 23,
-                quarter_turns: (at / 12) as u8,
-            })
-            .collect();
+        let samples: Vec<_> =
+            (0..46).map(|at| Sample { index: at % 23, quarter_turns: (at / 12) as u8 }).collect();
         let (sizes, values) = collect(&loader, &samples, 10);
         assert_eq!(sizes, [10, 10, 10, 10, 6]);
         let (sizes, once) = collect(&loader, &samples, 100);
@@ -215,11 +176,7 @@ mod tests {
         let mut seen = 0;
         let flow = loader.for_each(&samples, 2, |batch| {
             seen += batch.samples.len();
-            if seen == 4 {
-                ControlFlow::Break("stopped")
-            } else {
-                ControlFlow::Continue(())
-            }
+            if seen == 4 { ControlFlow::Break("stopped") } else { ControlFlow::Continue(()) }
         });
         assert_eq!((flow, seen), (ControlFlow::Break("stopped"), 4));
     }

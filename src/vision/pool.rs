@@ -74,30 +74,17 @@ impl Pool {
     ) -> Result<Self, PoolError> {
         for (index, segment) in segments.iter().enumerate() {
             if segment.shape() != shape {
-                return Err(PoolError::Shape {
-                    segment: index,
-                    found: segment.shape(),
-                    expected: shape,
-                });
+                return Err(PoolError::Shape { segment: index, found: segment.shape(), expected: shape });
             }
         }
         for row in &rows {
-            let known = segments
-                .get(row.segment as usize)
-                .is_some_and(|segment| (row.row as usize) < segment.len());
+            let known =
+                segments.get(row.segment as usize).is_some_and(|segment| (row.row as usize) < segment.len());
             if !known {
-                return Err(PoolError::Row {
-                    hash: row.hash,
-                    segment: row.segment,
-                    row: row.row,
-                });
+                return Err(PoolError::Row { hash: row.hash, segment: row.segment, row: row.row });
             }
         }
-        Ok(Self {
-            shape,
-            segments,
-            rows,
-        })
+        Ok(Self { shape, segments, rows })
     }
 
     /// A pool held in memory: `pixels` are whole rows of `shape`, one for each of `hashes`.
@@ -108,19 +95,9 @@ impl Pool {
     ) -> Result<Self, PoolError> {
         let segment = SegmentTensor::from_rows(pixels, shape)?;
         if segment.len() != hashes.len() {
-            return Err(PoolError::Count {
-                hash_count: hashes.len(),
-                row_count: segment.len(),
-            });
+            return Err(PoolError::Count { hash_count: hashes.len(), row_count: segment.len() });
         }
-        let rows = (0..)
-            .zip(hashes)
-            .map(|(row, &hash)| PoolRow {
-                segment: 0,
-                row,
-                hash,
-            })
-            .collect();
+        let rows = (0..).zip(hashes).map(|(row, &hash)| PoolRow { segment: 0, row, hash }).collect();
         Self::new(shape, vec![Arc::new(segment)], rows)
     }
 
@@ -160,10 +137,7 @@ impl Pool {
 mod tests {
     use super::*;
 
-    const SHAPE: ImageShape = ImageShape {
-        size: 8,
-        channels: 1,
-    };
+    const SHAPE: ImageShape = ImageShape { size: 8, channels: 1 };
 
     fn segment(values: &[u8]) -> Arc<SegmentTensor> {
         let rows = values.iter().flat_map(|&value| [value; 64]).collect();
@@ -172,43 +146,26 @@ mod tests {
 
     #[test]
     fn items_are_found_across_segments_in_the_callers_order() {
-        let row = |segment, row, hash| PoolRow {
-            segment,
-            row,
-            hash: ContentHash([hash; 32]),
-        };
+        let row = |segment, row, hash| PoolRow { segment, row, hash: ContentHash([hash; 32]) };
         let rows = vec![row(1, 1, 9), row(0, 0, 4)];
         let pool = Pool::new(SHAPE, vec![segment(&[1, 2]), segment(&[3, 4])], rows).unwrap();
-        assert_eq!(
-            (pool.len(), pool.pixels(0)[0], pool.pixels(1)[0]),
-            (2, 4, 1)
-        );
+        assert_eq!((pool.len(), pool.pixels(0)[0], pool.pixels(1)[0]), (2, 4, 1));
         assert_eq!(pool.hash(1), &ContentHash([4; 32]));
     }
 
     #[test]
     fn rows_and_shapes_that_do_not_fit_are_refused_before_anything_reads_them() {
-        let row = PoolRow {
-            segment: 0,
-            row: 2,
-            hash: ContentHash([0; 32]),
-        };
+        let row = PoolRow { segment: 0, row: 2, hash: ContentHash([0; 32]) };
         assert!(matches!(
             Pool::new(SHAPE, vec![segment(&[1, 2])], vec![row]),
             Err(PoolError::Row { row: 2, .. })
         ));
-        let wide = ImageShape {
-            size: 8,
-            channels: 3,
-        };
+        let wide = ImageShape { size: 8, channels: 3 };
         assert!(matches!(
             Pool::new(wide, vec![segment(&[1])], vec![]),
             Err(PoolError::Shape { segment: 0, .. })
         ));
         let hashes = [ContentHash([0; 32]); 3];
-        assert!(matches!(
-            Pool::from_pixels(SHAPE, &hashes, vec![0; 128]),
-            Err(PoolError::Count { .. })
-        ));
+        assert!(matches!(Pool::from_pixels(SHAPE, &hashes, vec![0; 128]), Err(PoolError::Count { .. })));
     }
 }

@@ -27,9 +27,7 @@ pub enum SegmentError {
         source: io::Error,
     },
     /// The file isn't as long as its rows.
-    #[error(
-        "segment file {path} has {found} bytes where {expected} are expected: rebuild it from its pack"
-    )]
+    #[error("segment file {path} has {found} bytes where {expected} are expected: rebuild it from its pack")]
     Length {
         /// The file.
         path: PathBuf,
@@ -53,11 +51,7 @@ pub enum SegmentError {
 
 impl SegmentError {
     fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { action, path: path.to_owned(), source }
     }
 }
 
@@ -82,24 +76,13 @@ impl SegmentTensor {
             return Err(SegmentError::Empty);
         }
         let file = File::open(path).map_err(|source| SegmentError::io("open", path, source))?;
-        let found = file
-            .metadata()
-            .map_err(|source| SegmentError::io("inspect", path, source))?
-            .len();
+        let found = file.metadata().map_err(|source| SegmentError::io("inspect", path, source))?.len();
         let expected = item_count as u64 * shape.byte_count() as u64;
         if found != expected {
-            return Err(SegmentError::Length {
-                path: path.to_owned(),
-                found,
-                expected,
-            });
+            return Err(SegmentError::Length { path: path.to_owned(), found, expected });
         }
         let map = map_file(&file).map_err(|source| SegmentError::io("map", path, source))?;
-        Ok(Self {
-            rows: Rows::Mapped(map),
-            shape,
-            item_count,
-        })
+        Ok(Self { rows: Rows::Mapped(map), shape, item_count })
     }
 
     /// Holds `rows` (whole rows of `shape`, one after another) in memory, for images that have no file: predictions, tests.
@@ -109,17 +92,10 @@ impl SegmentTensor {
             return Err(SegmentError::Empty);
         }
         if !rows.len().is_multiple_of(row_bytes) {
-            return Err(SegmentError::Row {
-                found: rows.len() % row_bytes,
-                expected: row_bytes,
-            });
+            return Err(SegmentError::Row { found: rows.len() % row_bytes, expected: row_bytes });
         }
         let item_count = rows.len() / row_bytes;
-        Ok(Self {
-            rows: Rows::Owned(rows),
-            shape,
-            item_count,
-        })
+        Ok(Self { rows: Rows::Owned(rows), shape, item_count })
     }
 
     /// The packed image at `index`, `[size, size, channels]`; panics when `index` isn't below `len`, as a slice does.
@@ -152,10 +128,7 @@ impl SegmentTensor {
     }
 }
 
-#[expect(
-    unsafe_code,
-    reason = "a memory map is the point of the tensor file; its file never changes"
-)]
+#[expect(unsafe_code, reason = "a memory map is the point of the tensor file; its file never changes")]
 fn map_file(file: &File) -> io::Result<Mmap> {
     // SAFETY: the bytes must not change while they are mapped. Segment files are written under a temporary name, renamed when complete
     // and from then on only unlinked (which leaves the mapping intact); the folder belongs to gleaner alone, mode 0700 by default.
@@ -184,11 +157,7 @@ pub struct SegmentWriter {
 
 impl SegmentWriter {
     /// Opens temporary files beside `tensor_path` and `pack_path`, whose folders must exist.
-    pub fn create(
-        tensor_path: &Path,
-        pack_path: &Path,
-        shape: ImageShape,
-    ) -> Result<Self, SegmentError> {
+    pub fn create(tensor_path: &Path, pack_path: &Path, shape: ImageShape) -> Result<Self, SegmentError> {
         Ok(Self {
             tensor: open_beside(tensor_path)?,
             pack: open_beside(pack_path)?,
@@ -203,29 +172,16 @@ impl SegmentWriter {
     /// Appends an image: its packed row and its original bytes; says where the original lies.
     pub fn push(&mut self, row: &[u8], original: &[u8]) -> Result<PackSlice, SegmentError> {
         if row.len() != self.row_bytes {
-            return Err(SegmentError::Row {
-                found: row.len(),
-                expected: self.row_bytes,
-            });
+            return Err(SegmentError::Row { found: row.len(), expected: self.row_bytes });
         }
         let too_long = |_| {
-            let source = io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                "an original is longer than 4 GiB",
-            );
+            let source = io::Error::new(io::ErrorKind::FileTooLarge, "an original is longer than 4 GiB");
             SegmentError::io("write", &self.pack_path, source)
         };
         let length = u32::try_from(original.len()).map_err(too_long)?;
-        let slice = PackSlice {
-            offset: self.pack_bytes,
-            length,
-        };
-        self.tensor
-            .write_all(row)
-            .map_err(|source| SegmentError::io("write", &self.tensor_path, source))?;
-        self.pack
-            .write_all(original)
-            .map_err(|source| SegmentError::io("write", &self.pack_path, source))?;
+        let slice = PackSlice { offset: self.pack_bytes, length };
+        self.tensor.write_all(row).map_err(|source| SegmentError::io("write", &self.tensor_path, source))?;
+        self.pack.write_all(original).map_err(|source| SegmentError::io("write", &self.pack_path, source))?;
         self.item_count += 1;
         self.pack_bytes += u64::from(length);
         Ok(slice)
@@ -277,41 +233,27 @@ fn open_beside(path: &Path) -> Result<BufWriter<NamedTempFile>, SegmentError> {
 }
 
 fn persist(file: BufWriter<NamedTempFile>, path: &Path) -> Result<(), SegmentError> {
-    let file = file
-        .into_inner()
-        .map_err(|error| SegmentError::io("write", path, error.into_error()))?;
-    file.as_file()
-        .sync_all()
-        .map_err(|source| SegmentError::io("sync", path, source))?;
-    file.persist(path)
-        .map_err(|error| SegmentError::io("rename", path, error.error))?;
+    let file = file.into_inner().map_err(|error| SegmentError::io("write", path, error.into_error()))?;
+    file.as_file().sync_all().map_err(|source| SegmentError::io("sync", path, source))?;
+    file.persist(path).map_err(|error| SegmentError::io("rename", path, error.error))?;
     // The rename itself is durable only once its folder is.
-    let folder = File::open(folder_of(path))
-        .map_err(|source| SegmentError::io("open the folder of", path, source))?;
-    folder
-        .sync_all()
-        .map_err(|source| SegmentError::io("sync the folder of", path, source))
+    let folder =
+        File::open(folder_of(path)).map_err(|source| SegmentError::io("open the folder of", path, source))?;
+    folder.sync_all().map_err(|source| SegmentError::io("sync the folder of", path, source))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SHAPE: ImageShape = ImageShape {
-        size: 8,
-        channels: 1,
-    };
+    const SHAPE: ImageShape = ImageShape { size: 8, channels: 1 };
 
     fn write(folder: &Path, rows: &[u8]) -> (PathBuf, PathBuf, Vec<PackSlice>) {
         let (tensor, pack) = (folder.join("a.tensor"), folder.join("a.pack"));
         let mut writer = SegmentWriter::create(&tensor, &pack, SHAPE).unwrap();
         let slices = rows
             .iter()
-            .map(|&value| {
-                writer
-                    .push(&[value; 64], &vec![value; value as usize])
-                    .unwrap()
-            })
+            .map(|&value| writer.push(&[value; 64], &vec![value; value as usize]).unwrap())
             .collect();
         assert_eq!(writer.finish().unwrap(), rows.len());
         (tensor, pack, slices)
@@ -322,17 +264,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (tensor, pack, slices) = write(folder.path(), &[3, 0, 7]);
         let segment = SegmentTensor::open(&tensor, SHAPE, 3).unwrap();
-        assert_eq!(
-            (segment.len(), segment.row(0), segment.row(2)),
-            (3, &[3; 64][..], &[7; 64][..])
-        );
+        assert_eq!((segment.len(), segment.row(0), segment.row(2)), (3, &[3; 64][..], &[7; 64][..]));
         let originals = std::fs::read(pack).unwrap();
         let last = slices[2];
         assert_eq!((last.offset, last.length), (3, 7));
-        assert_eq!(
-            &originals[last.offset as usize..][..last.length as usize],
-            &[7; 7]
-        );
+        assert_eq!(&originals[last.offset as usize..][..last.length as usize], &[7; 7]);
         let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(names.len(), 2, "no temporary file is left");
     }
@@ -369,13 +305,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (tensor, pack) = (folder.path().join("a.tensor"), folder.path().join("a.pack"));
         let mut writer = SegmentWriter::create(&tensor, &pack, SHAPE).unwrap();
-        assert!(matches!(
-            writer.push(&[1; 63], b"x"),
-            Err(SegmentError::Row {
-                found: 63,
-                expected: 64
-            })
-        ));
+        assert!(matches!(writer.push(&[1; 63], b"x"), Err(SegmentError::Row { found: 63, expected: 64 })));
         assert!(matches!(writer.finish(), Err(SegmentError::Empty)));
     }
 }

@@ -49,34 +49,22 @@ struct Signals {
     checkpoint: Mutex<Option<String>>,
 }
 
-const REASONS: [StopReason; 4] = [
-    StopReason::Shutdown,
-    StopReason::Paused,
-    StopReason::Lost,
-    StopReason::TimeSlice,
-];
+const REASONS: [StopReason; 4] =
+    [StopReason::Shutdown, StopReason::Paused, StopReason::Lost, StopReason::TimeSlice];
 
 impl Signals {
     fn stop(&self, reason: StopReason) {
-        let number = REASONS
-            .iter()
-            .position(|known| *known == reason)
-            .unwrap_or_default() as u8
-            + 1;
+        let number = REASONS.iter().position(|known| *known == reason).unwrap_or_default() as u8 + 1;
         // The first reason counts, except that a lost job must not be given back.
-        let _ = self
-            .stop
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| {
-                (old == 0 || reason == StopReason::Lost).then_some(number)
-            });
+        let _ = self.stop.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| {
+            (old == 0 || reason == StopReason::Lost).then_some(number)
+        });
         self.stop_flag.stop();
     }
 
     fn reason(&self) -> Option<StopReason> {
         let number = usize::from(self.stop.load(Ordering::Relaxed));
-        number
-            .checked_sub(1)
-            .and_then(|index| REASONS.get(index).copied())
+        number.checked_sub(1).and_then(|index| REASONS.get(index).copied())
     }
 }
 
@@ -94,10 +82,8 @@ impl Attempt {
         sharing: Option<&'static [JobKind]>,
         stop: &CancellationToken,
     ) -> Self {
-        let signals = Arc::new(Signals {
-            checkpoint: Mutex::new(row.checkpoint.clone()),
-            ..Signals::default()
-        });
+        let signals =
+            Arc::new(Signals { checkpoint: Mutex::new(row.checkpoint.clone()), ..Signals::default() });
         let pulse = Pulse {
             store,
             row: row.clone(),
@@ -105,10 +91,7 @@ impl Attempt {
             signals: Arc::clone(&signals),
             stop: stop.clone(),
         };
-        Self {
-            signals,
-            heartbeat: tokio::spawn(pulse.beat_until_stopped()),
-        }
+        Self { signals, heartbeat: tokio::spawn(pulse.beat_until_stopped()) }
     }
 
     /// Why the work was told to stop, if it was.
@@ -152,10 +135,7 @@ impl Attempt {
     /// Waits, then says whether there is any sense in going on.
     pub(super) async fn wait_and_go_on(&self, pause: Duration) -> bool {
         tokio::time::sleep(pause).await;
-        !matches!(
-            self.stop_reason(),
-            Some(StopReason::Lost | StopReason::Shutdown)
-        )
+        !matches!(self.stop_reason(), Some(StopReason::Lost | StopReason::Shutdown))
     }
 }
 
@@ -165,20 +145,12 @@ pub(super) struct CheckpointCell(Arc<Signals>);
 impl CheckpointCell {
     /// The key that is remembered.
     pub(super) fn get(&self) -> Option<String> {
-        self.0
-            .checkpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Remembers `key`, and returns the one before.
     pub(super) fn replace(&self, key: String) -> Option<String> {
-        self.0
-            .checkpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(key)
+        self.0.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).replace(key)
     }
 }
 
@@ -226,29 +198,17 @@ impl Pulse {
     }
 
     async fn beat(&self, began: Instant) -> Result<Option<StopReason>, StoreError> {
-        let count =
-            |value: &AtomicU64| i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-        let (done, total) = (
-            count(&self.signals.done_count),
-            count(&self.signals.total_count),
-        );
+        let count = |value: &AtomicU64| i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let (done, total) = (count(&self.signals.done_count), count(&self.signals.total_count));
         let mut connection = self.store.acquire().await?;
-        let heartbeat = job::beat(
-            &mut connection,
-            self.row.id,
-            self.row.attempt,
-            super::LEASE,
-            done,
-            total,
-        )
-        .await?;
+        let heartbeat =
+            job::beat(&mut connection, self.row.id, self.row.attempt, super::LEASE, done, total).await?;
         Ok(match heartbeat {
             Heartbeat::Lost => Some(StopReason::Lost),
             Heartbeat::Paused => Some(StopReason::Paused),
             Heartbeat::Held => match self.sharing {
                 Some(kinds) if began.elapsed() > TIME_SLICE => {
-                    let waiting =
-                        job::is_another_waiting(&mut connection, self.row.project, kinds).await?;
+                    let waiting = job::is_another_waiting(&mut connection, self.row.project, kinds).await?;
                     waiting.then_some(StopReason::TimeSlice)
                 }
                 _ => None,

@@ -27,29 +27,17 @@ pub(super) async fn run(
         let mut connection = workshop.store.acquire().await?;
         let extents = pool::list_segments(&mut connection, project.id).await?;
         let (first, last) = (request.first_segment, request.last_segment);
-        (
-            extents,
-            pool::list_items(&mut connection, project.id, first, last).await?,
-        )
+        (extents, pool::list_items(&mut connection, project.id, first, last).await?)
     };
     if items.is_empty() {
-        return Ok(Finished::Outcome(to_json(&ShardOutcome {
-            key: None,
-            item_count: 0,
-        })));
+        return Ok(Finished::Outcome(to_json(&ShardOutcome { key: None, item_count: 0 })));
     }
-    let pool = workshop
-        .materials
-        .open_pool(project.id, project.settings.image, &extents, &items)
-        .await?;
+    let pool = workshop.materials.open_pool(project.id, project.settings.image, &extents, &items).await?;
     let (_, pretext) = load_pretext(workshop, project).await?;
     let table = embed(workshop, project, pretext, pool, attempt).await?;
     let key = embedding_key(project.id, row.id);
     workshop.blob.put(&key, table.to_bytes()).await?;
-    Ok(Finished::Outcome(to_json(&ShardOutcome {
-        key: Some(key),
-        item_count: table.len() as u64,
-    })))
+    Ok(Finished::Outcome(to_json(&ShardOutcome { key: Some(key), item_count: table.len() as u64 })))
 }
 
 /// Embeds a pool on the engine.
@@ -60,20 +48,10 @@ pub(super) async fn embed(
     pool: Pool,
     attempt: &Attempt,
 ) -> Result<EmbeddingTable, BodyError> {
-    let work = Work::Embed {
-        model: pretext,
-        pool: Arc::new(pool),
-        scope: EmbedScope::EmbeddingsAndLosses,
-    };
-    match workshop
-        .engine()?
-        .run(project.id, work, attempt.hook())
-        .await?
-    {
+    let work = Work::Embed { model: pretext, pool: Arc::new(pool), scope: EmbedScope::EmbeddingsAndLosses };
+    match workshop.engine()?.run(project.id, work, attempt.hook()).await? {
         Outcome::Embeddings(table) => Ok(table),
-        _ => Err(BodyError::failed(
-            "the engine answered an embedding with something else",
-        )),
+        _ => Err(BodyError::failed("the engine answered an embedding with something else")),
     }
 }
 
@@ -87,9 +65,6 @@ pub(super) async fn load_pretext(
         model::find_pretext(&mut connection, project.id).await?
     };
     let found = found.ok_or_else(|| BodyError::failed("the project has no pretext model yet"))?;
-    let checkpoint = workshop
-        .materials
-        .load_checkpoint(&found.checkpoint)
-        .await?;
+    let checkpoint = workshop.materials.load_checkpoint(&found.checkpoint).await?;
     Ok((found.checkpoint, checkpoint))
 }

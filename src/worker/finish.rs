@@ -49,10 +49,9 @@ pub(super) async fn commit(
     let outcome = match finished {
         Finished::Outcome(outcome) => outcome.clone(),
         Finished::Pretext { checkpoint, .. } => json!({ "checkpoint": checkpoint }),
-        Finished::Model(model) => to_json(&TrainOutcome {
-            version: model.version,
-            test_accuracy: model.test_accuracy,
-        }),
+        Finished::Model(model) => {
+            to_json(&TrainOutcome { version: model.version, test_accuracy: model.test_accuracy })
+        }
         Finished::Import { id, .. } => json!({ "import": id }),
     };
     if !job::finish(&mut tx, row.id, row.attempt, &outcome).await? {
@@ -60,22 +59,14 @@ pub(super) async fn commit(
     }
     match finished {
         Finished::Outcome(_) => {}
-        Finished::Pretext {
-            checkpoint,
-            manifest,
-        } => {
+        Finished::Pretext { checkpoint, manifest } => {
             model::publish_pretext(&mut tx, row.project, checkpoint, manifest, row.id).await?;
         }
         Finished::Model(new) => {
             model::publish(&mut tx, row.project, new).await?;
-            let payload = json!({ "version": new.version, "round": new.round, "test_accuracy": new.test_accuracy });
-            events::append(
-                &mut tx,
-                Some(row.project),
-                EventKind::ModelPublished,
-                &payload,
-            )
-            .await?;
+            let payload =
+                json!({ "version": new.version, "round": new.round, "test_accuracy": new.test_accuracy });
+            events::append(&mut tx, Some(row.project), EventKind::ModelPublished, &payload).await?;
         }
         Finished::Import { id, .. } => {
             import::finish(&mut tx, *id).await?;
@@ -140,11 +131,5 @@ async fn note_import(
         "read_count": counts.as_ref().map(|import| import.read_count),
         "added_count": counts.as_ref().map(|import| import.added_count),
     });
-    events::append(
-        connection,
-        Some(row.project),
-        EventKind::ImportEnded,
-        &payload,
-    )
-    .await
+    events::append(connection, Some(row.project), EventKind::ImportEnded, &payload).await
 }

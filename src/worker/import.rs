@@ -10,9 +10,7 @@ use tokio::runtime::Handle;
 use crate::blob::{pack_key, tensor_key, upload_key};
 use crate::domain::ids::SegmentId;
 use crate::domain::import::{ImportState, Rejection};
-use crate::import::{
-    self, Committed, ImportError, Options, PreparedRow, PreparedSegment, Sink, SinkError,
-};
+use crate::import::{self, Committed, ImportError, Options, PreparedRow, PreparedSegment, Sink, SinkError};
 use crate::rounds::request::{ImportRequest, from_json};
 use crate::store::import::{Advance, ImportRow};
 use crate::store::item::{Insertion, NewItem};
@@ -36,26 +34,18 @@ pub(super) async fn run(
         let mut connection = workshop.store.acquire().await?;
         store::import::start(&mut connection, request.import).await?;
         let classes = class::list(&mut connection, project.id).await?;
-        (
-            store::import::find(&mut connection, request.import).await?,
-            classes,
-        )
+        (store::import::find(&mut connection, request.import).await?, classes)
     };
     let found = found.ok_or_else(|| BodyError::failed("the import's row is gone"))?;
     if found.state == ImportState::Done {
-        return Ok(Finished::Import {
-            id: found.id,
-            uploaded: found.uploaded,
-        });
+        return Ok(Finished::Import { id: found.id, uploaded: found.uploaded });
     }
     let source = if found.uploaded {
         workshop.blob.local_path(&upload_key(found.id)).await?
     } else {
         PathBuf::from(&found.source)
     };
-    let scratch_dir = workshop
-        .scratch
-        .join(format!("import-{}-{}", found.id, row.attempt));
+    let scratch_dir = workshop.scratch.join(format!("import-{}-{}", found.id, row.attempt));
     let options = Options {
         shape: project.settings.image,
         split: found.split,
@@ -71,10 +61,7 @@ pub(super) async fn run(
         tracing::warn!(path = %scratch_dir.display(), error = %error, "an import's scratch folder couldn't be removed");
     }
     read?;
-    Ok(Finished::Import {
-        id: found.id,
-        uploaded: found.uploaded,
-    })
+    Ok(Finished::Import { id: found.id, uploaded: found.uploaded })
 }
 
 /// Reads the source on a blocking thread, whose sink waits for database and object store.
@@ -97,10 +84,7 @@ async fn read_source(
     let (format, stop) = (found.format, attempt.stop_flag());
     let reading = tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(&options.scratch_dir).map_err(|error| {
-            BodyError::Failed(format!(
-                "the folder {} can't be made: {error}",
-                options.scratch_dir.display()
-            ))
+            BodyError::Failed(format!("the folder {} can't be made: {error}", options.scratch_dir.display()))
         })?;
         let opened = import::open(&source, format).map_err(BodyError::failed)?;
         match import::run(opened, &options, &mut sink, &stop) {
@@ -110,9 +94,7 @@ async fn read_source(
             Err(error) => Err(BodyError::failed(error)),
         }
     });
-    reading
-        .await
-        .map_err(|error| BodyError::Failed(format!("the import broke off: {error}")))?
+    reading.await.map_err(|error| BodyError::Failed(format!("the import broke off: {error}")))?
 }
 
 /// The sink's own errors are ours, so a database that is away stays recognisable.
@@ -148,15 +130,11 @@ impl DatabaseSink {
         let id = SegmentId::generate();
         if let Some(files) = &prepared.files {
             let blob = &self.workshop.blob;
-            blob.put_file(&pack_key(self.project.id, id), &files.pack_path)
-                .await?;
-            blob.put_file(&tensor_key(self.project.id, id), &files.tensor_path)
-                .await?;
+            blob.put_file(&pack_key(self.project.id, id), &files.pack_path).await?;
+            blob.put_file(&tensor_key(self.project.id, id), &files.tensor_path).await?;
         }
         let committed = self.write(&prepared, id).await;
-        let is_kept = committed
-            .as_ref()
-            .is_ok_and(|committed| committed.added_count > 0);
+        let is_kept = committed.as_ref().is_ok_and(|committed| committed.added_count > 0);
         if prepared.files.is_some() && !is_kept {
             self.drop_files(id).await?;
         }
@@ -164,18 +142,13 @@ impl DatabaseSink {
     }
 
     /// Writes segment, items and cursor; a segment of which nothing is new isn't made, only the cursor moves.
-    async fn write(
-        &mut self,
-        prepared: &PreparedSegment,
-        id: SegmentId,
-    ) -> Result<Committed, BodyError> {
+    async fn write(&mut self, prepared: &PreparedSegment, id: SegmentId) -> Result<Committed, BodyError> {
         let mut tx = self.workshop.store.begin().await?;
         let insertions = match prepared.files {
             Some(_) => self.insert_items(&mut tx, id, &prepared.rows).await?,
             None => Vec::new(),
         };
-        let count =
-            |wanted: Insertion| insertions.iter().filter(|one| **one == wanted).count() as u64;
+        let count = |wanted: Insertion| insertions.iter().filter(|one| **one == wanted).count() as u64;
         let committed = Committed {
             added_count: count(Insertion::Added),
             duplicate_count: count(Insertion::Duplicate),
@@ -229,18 +202,10 @@ impl DatabaseSink {
         insertions: &[Insertion],
         committed: &Committed,
     ) -> Result<Advance, BodyError> {
-        let added = || {
-            prepared
-                .rows
-                .iter()
-                .zip(insertions)
-                .filter(|(_, insertion)| **insertion == Insertion::Added)
-        };
-        let taken = prepared
-            .rows
-            .iter()
-            .zip(insertions)
-            .filter(|(_, insertion)| **insertion == Insertion::NameTaken);
+        let added =
+            || prepared.rows.iter().zip(insertions).filter(|(_, insertion)| **insertion == Insertion::Added);
+        let taken =
+            prepared.rows.iter().zip(insertions).filter(|(_, insertion)| **insertion == Insertion::NameTaken);
         let mut rejected = prepared.rejected.clone();
         rejected.extend(taken.map(|(row, _)| Rejection {
             name: row.name.clone(),

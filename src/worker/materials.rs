@@ -32,10 +32,7 @@ struct Recent<T> {
 
 impl<T: Clone> Recent<T> {
     fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            entries: Vec::new(),
-        }
+        Self { capacity, entries: Vec::new() }
     }
 
     fn find(&mut self, key: &str) -> Option<T> {
@@ -78,10 +75,7 @@ impl Materials {
         extents: &[SegmentExtent],
         items: &[PoolItem],
     ) -> Result<Pool, BodyError> {
-        let counts: HashMap<_, _> = extents
-            .iter()
-            .map(|extent| (extent.id, extent.item_count))
-            .collect();
+        let counts: HashMap<_, _> = extents.iter().map(|extent| (extent.id, extent.item_count)).collect();
         let mut positions: HashMap<SegmentId, u32> = HashMap::new();
         let mut segments = Vec::new();
         let mut rows = Vec::with_capacity(items.len());
@@ -90,21 +84,14 @@ impl Materials {
                 Some(position) => *position,
                 None => {
                     let count = counts.get(&item.segment).copied().unwrap_or_default();
-                    segments.push(
-                        self.open_segment(project, item.segment, shape, count)
-                            .await?,
-                    );
+                    segments.push(self.open_segment(project, item.segment, shape, count).await?);
                     let position = u32::try_from(segments.len() - 1).map_err(BodyError::failed)?;
                     positions.insert(item.segment, position);
                     position
                 }
             };
             let row = u32::try_from(item.segment_row).map_err(BodyError::failed)?;
-            rows.push(PoolRow {
-                segment,
-                row,
-                hash: item.hash,
-            });
+            rows.push(PoolRow { segment, row, hash: item.hash });
         }
         Pool::new(shape, segments, rows).map_err(BodyError::failed)
     }
@@ -139,9 +126,8 @@ impl Materials {
         let read = tokio::task::spawn_blocking(move || Checkpoint::from_bytes(&bytes))
             .await
             .map_err(BodyError::failed)?;
-        let checkpoint = Arc::new(
-            read.map_err(|error| BodyError::Failed(format!("the checkpoint {key}: {error}")))?,
-        );
+        let checkpoint =
+            Arc::new(read.map_err(|error| BodyError::Failed(format!("the checkpoint {key}: {error}")))?);
         self.keep_checkpoint(key, &checkpoint);
         Ok(checkpoint)
     }
@@ -160,17 +146,13 @@ impl Materials {
         let read = tokio::task::spawn_blocking(move || EmbeddingTable::from_bytes(&bytes))
             .await
             .map_err(BodyError::failed)?;
-        let table =
-            Arc::new(read.map_err(|error| BodyError::Failed(format!("the table {key}: {error}")))?);
+        let table = Arc::new(read.map_err(|error| BodyError::Failed(format!("the table {key}: {error}")))?);
         lock(&self.tables).keep(key, Arc::clone(&table));
         Ok(table)
     }
 
     /// Several shards as one table, in the order of their keys; `None` when there is none.
-    pub(super) async fn load_tables(
-        &self,
-        keys: &[String],
-    ) -> Result<Option<EmbeddingTable>, BodyError> {
+    pub(super) async fn load_tables(&self, keys: &[String]) -> Result<Option<EmbeddingTable>, BodyError> {
         let mut joined: Option<EmbeddingTable> = None;
         for key in keys {
             let shard = self.load_table(key).await?;
@@ -194,9 +176,6 @@ mod tests {
         recent.keep("b", 2);
         assert_eq!(recent.find("a"), Some(1));
         recent.keep("c", 3);
-        assert_eq!(
-            (recent.find("a"), recent.find("b"), recent.find("c")),
-            (Some(1), None, Some(3))
-        );
+        assert_eq!((recent.find("a"), recent.find("b"), recent.find("c")), (Some(1), None, Some(3)));
     }
 }

@@ -32,35 +32,21 @@ pub(super) async fn run(
         let items = pool::list_items(&mut connection, project.id, 0, request.last_segment).await?;
         (extents, items)
     };
-    let pool = workshop
-        .materials
-        .open_pool(project.id, project.settings.image, &extents, &items)
-        .await?;
+    let pool = workshop.materials.open_pool(project.id, project.settings.image, &extents, &items).await?;
     let work = Work::Pretrain {
         pool: Arc::new(pool),
         settings: Box::new(project.settings.clone()),
         resume: load_resume(workshop, row).await?,
         sink: Box::new(MidwaySink::new(workshop, row, attempt)),
     };
-    let model = expect_model(
-        workshop
-            .engine()?
-            .run(project.id, work, attempt.hook())
-            .await?,
-    )?;
+    let model = expect_model(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
     let key = pretext_key(project.id, row.id);
     store_model(workshop, &key, &model).await?;
-    Ok(Finished::Pretext {
-        checkpoint: key,
-        manifest: to_json(&model.manifest),
-    })
+    Ok(Finished::Pretext { checkpoint: key, manifest: to_json(&model.manifest) })
 }
 
 /// The bytes of the job's last checkpoint, if an earlier attempt left one.
-pub(super) async fn load_resume(
-    workshop: &Workshop,
-    row: &JobRow,
-) -> Result<Option<Vec<u8>>, BodyError> {
+pub(super) async fn load_resume(workshop: &Workshop, row: &JobRow) -> Result<Option<Vec<u8>>, BodyError> {
     match &row.checkpoint {
         // One that is gone costs time, not the job.
         Some(key) if workshop.blob.exists(key).await? => Ok(Some(workshop.blob.get(key).await?)),
@@ -75,13 +61,8 @@ pub(super) async fn store_model(
     model: &Arc<Checkpoint>,
 ) -> Result<(), BodyError> {
     let written = Arc::clone(model);
-    let bytes = tokio::task::spawn_blocking(move || written.to_bytes())
-        .await
-        .map_err(BodyError::failed)?;
-    workshop
-        .blob
-        .put(key, bytes.map_err(BodyError::failed)?)
-        .await?;
+    let bytes = tokio::task::spawn_blocking(move || written.to_bytes()).await.map_err(BodyError::failed)?;
+    workshop.blob.put(key, bytes.map_err(BodyError::failed)?).await?;
     workshop.materials.keep_checkpoint(key, model);
     Ok(())
 }
@@ -89,9 +70,7 @@ pub(super) async fn store_model(
 pub(super) fn expect_model(outcome: Outcome) -> Result<Arc<Checkpoint>, BodyError> {
     match outcome {
         Outcome::Model(model) => Ok(Arc::from(model)),
-        _ => Err(BodyError::failed(
-            "the engine answered a training with something else than a model",
-        )),
+        _ => Err(BodyError::failed("the engine answered a training with something else than a model")),
     }
 }
 
@@ -116,12 +95,7 @@ impl MidwaySink {
     }
 
     async fn keep(&mut self, bytes: Vec<u8>) -> Result<(), BodyError> {
-        let key = checkpoint_key(
-            self.row.project,
-            self.row.id,
-            self.row.attempt,
-            self.saved_count,
-        );
+        let key = checkpoint_key(self.row.project, self.row.id, self.row.attempt, self.saved_count);
         self.saved_count += 1;
         self.workshop.blob.put(&key, bytes).await?;
         let mut connection = self.workshop.store.acquire().await?;

@@ -56,10 +56,7 @@ async fn look(workshop: &Workshop, engine: &Engine) -> Result<(), BodyError> {
             let Some(version) = row.model_version else {
                 continue;
             };
-            if engine
-                .published_version(row.id)
-                .is_some_and(|known| known >= version.unsigned_abs())
-            {
+            if engine.published_version(row.id).is_some_and(|known| known >= version.unsigned_abs()) {
                 continue;
             }
             let found = {

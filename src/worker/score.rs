@@ -26,71 +26,38 @@ pub(super) async fn run(
     attempt: &Attempt,
 ) -> Result<Finished, BodyError> {
     let request: ShardRequest = from_json("request", &row.request)?;
-    let version = request
-        .model_version
-        .ok_or_else(|| BodyError::failed("a score job names no model"))?;
+    let version = request.model_version.ok_or_else(|| BodyError::failed("a score job names no model"))?;
     let (extents, items, found) = {
         let mut connection = workshop.store.acquire().await?;
         let extents = pool::list_segments(&mut connection, project.id).await?;
         let (first, last) = (request.first_segment, request.last_segment);
-        let items =
-            pool::list_unlabeled(&mut connection, project.id, request.round, first, last).await?;
-        (
-            extents,
-            items,
-            model::find(&mut connection, project.id, version).await?,
-        )
+        let items = pool::list_unlabeled(&mut connection, project.id, request.round, first, last).await?;
+        (extents, items, model::find(&mut connection, project.id, version).await?)
     };
-    let found = found
-        .ok_or_else(|| BodyError::Failed(format!("the project has no model version {version}")))?;
+    let found =
+        found.ok_or_else(|| BodyError::Failed(format!("the project has no model version {version}")))?;
     if items.is_empty() {
-        return Ok(Finished::Outcome(to_json(&ShardOutcome {
-            key: None,
-            item_count: 0,
-        })));
+        return Ok(Finished::Outcome(to_json(&ShardOutcome { key: None, item_count: 0 })));
     }
-    let checkpoint = workshop
-        .materials
-        .load_checkpoint(&found.checkpoint)
-        .await?;
+    let checkpoint = workshop.materials.load_checkpoint(&found.checkpoint).await?;
     let work = if trains_head_alone(&checkpoint.manifest.fine_tune) {
         let table = find_embeddings(workshop, project, &items).await?;
-        Work::ScoreEmbeddings {
-            model: checkpoint,
-            table: Arc::new(table),
-        }
+        Work::ScoreEmbeddings { model: checkpoint, table: Arc::new(table) }
     } else {
-        let pool = workshop
-            .materials
-            .open_pool(project.id, project.settings.image, &extents, &items)
-            .await?;
-        Work::Score {
-            model: checkpoint,
-            pool: Arc::new(pool),
-        }
+        let pool = workshop.materials.open_pool(project.id, project.settings.image, &extents, &items).await?;
+        Work::Score { model: checkpoint, pool: Arc::new(pool) }
     };
-    let Outcome::Scores(table) = workshop
-        .engine()?
-        .run(project.id, work, attempt.hook())
-        .await?
-    else {
-        return Err(BodyError::failed(
-            "the engine answered a scoring with something else",
-        ));
+    let Outcome::Scores(table) = workshop.engine()?.run(project.id, work, attempt.hook()).await? else {
+        return Err(BodyError::failed("the engine answered a scoring with something else"));
     };
     let key = score_key(project.id, version, row.id);
     workshop.blob.put(&key, table.to_bytes()).await?;
-    Ok(Finished::Outcome(to_json(&ShardOutcome {
-        key: Some(key),
-        item_count: table.rows.len() as u64,
-    })))
+    Ok(Finished::Outcome(to_json(&ShardOutcome { key: Some(key), item_count: table.rows.len() as u64 })))
 }
 
 /// Whether a model's backbone is the pretext model's, so that cached embeddings stand for its images.
 fn trains_head_alone(settings: &Option<crate::domain::settings::FineTuneSettings>) -> bool {
-    settings
-        .as_ref()
-        .is_some_and(|settings| settings.mode == FineTuneMode::Head)
+    settings.as_ref().is_some_and(|settings| settings.mode == FineTuneMode::Head)
 }
 
 /// The cached embeddings of `items`, in their order; items that no embed job has covered yet are left out.
@@ -109,22 +76,12 @@ pub(super) async fn find_embeddings(
     for key in &keys {
         let table = workshop.materials.load_table(key).await?;
         let number = tables.len();
-        let rows = table
-            .hashes
-            .iter()
-            .enumerate()
-            .filter(|(_, hash)| wanted.contains(*hash));
+        let rows = table.hashes.iter().enumerate().filter(|(_, hash)| wanted.contains(*hash));
         places.extend(rows.map(|(row, hash)| (*hash, (number, row))));
         tables.push(table);
     }
-    let first = tables
-        .first()
-        .ok_or_else(|| BodyError::failed("the pool has no embeddings yet"))?;
-    let mut found = EmbeddingTable::new(
-        first.run.clone(),
-        first.feature_count,
-        first.losses.is_some(),
-    );
+    let first = tables.first().ok_or_else(|| BodyError::failed("the pool has no embeddings yet"))?;
+    let mut found = EmbeddingTable::new(first.run.clone(), first.feature_count, first.losses.is_some());
     for item in items {
         if let Some((number, row)) = places.get(&item.hash) {
             let table = &tables[*number];

@@ -28,39 +28,24 @@ pub(super) async fn run(
     let (items, labeled) = {
         let mut connection = workshop.store.acquire().await?;
         let items = pool::list_candidates(&mut connection, project.id, request.round).await?;
-        (
-            items,
-            pool::list_labeled(&mut connection, project.id).await?,
-        )
+        (items, pool::list_labeled(&mut connection, project.id).await?)
     };
     let embeddings = workshop.materials.load_tables(&request.embeddings).await?;
     let scores = load_scores(workshop, &request.scores).await?;
     let seed = project.settings.seed;
     let selection = tokio::task::spawn_blocking(move || {
         let labeled: Vec<_> = labeled.into_iter().map(|item| item.hash).collect();
-        choose(
-            &request,
-            seed,
-            items,
-            &labeled,
-            embeddings.as_ref(),
-            scores.as_ref(),
-        )
+        choose(&request, seed, items, &labeled, embeddings.as_ref(), scores.as_ref())
     });
-    Ok(Finished::Outcome(to_json(
-        &selection.await.map_err(BodyError::failed)??,
-    )))
+    Ok(Finished::Outcome(to_json(&selection.await.map_err(BodyError::failed)??)))
 }
 
-async fn load_scores(
-    workshop: &Workshop,
-    keys: &[String],
-) -> Result<Option<ScoreTable>, BodyError> {
+async fn load_scores(workshop: &Workshop, keys: &[String]) -> Result<Option<ScoreTable>, BodyError> {
     let mut joined: Option<ScoreTable> = None;
     for key in keys {
         let bytes = workshop.blob.get(key).await?;
-        let shard = ScoreTable::from_bytes(&bytes)
-            .map_err(|error| BodyError::Failed(format!("{key}: {error}")))?;
+        let shard =
+            ScoreTable::from_bytes(&bytes).map_err(|error| BodyError::Failed(format!("{key}: {error}")))?;
         match &mut joined {
             None => joined = Some(shard),
             Some(table) => table.append(&shard).map_err(BodyError::failed)?,
@@ -94,22 +79,11 @@ fn choose(
     let Some(embeddings) = embeddings else {
         return Ok(Selection::default());
     };
-    let rows: HashMap<_, _> = embeddings
-        .hashes
-        .iter()
-        .enumerate()
-        .map(|(row, hash)| (*hash, row))
-        .collect();
+    let rows: HashMap<_, _> = embeddings.hashes.iter().enumerate().map(|(row, hash)| (*hash, row)).collect();
     let columns = gather(request, items, embeddings, &rows, scores);
     let round = request.round.unsigned_abs();
-    let random = pick(
-        &Strategy::Random {},
-        &columns,
-        &Labeled::default(),
-        request.random_count,
-        seed,
-        round,
-    )?;
+    let random =
+        pick(&Strategy::Random {}, &columns, &Labeled::default(), request.random_count, seed, round)?;
     let drawn: HashSet<usize> = random.iter().map(|pick| pick.index).collect();
     let rest = columns.without(&drawn);
     let labeled = Labeled::gather(labeled, embeddings, &rows);
@@ -135,22 +109,11 @@ fn rank(
         let picks = pick(&request.strategy, columns, labeled, count, seed, round)?;
         return Ok(picks.iter().map(|pick| columns.describe(pick)).collect());
     }
-    let batch = pick(
-        &request.strategy,
-        columns,
-        labeled,
-        query_count,
-        seed,
-        round,
-    )?;
+    let batch = pick(&request.strategy, columns, labeled, query_count, seed, round)?;
     let rest = columns.without(&batch.iter().map(|pick| pick.index).collect());
     let spare = pick(&request.strategy, &rest, labeled, spare_count, seed, round)?;
     let spare = spare.iter().map(|pick| rest.describe(pick));
-    Ok(batch
-        .iter()
-        .map(|pick| columns.describe(pick))
-        .chain(spare)
-        .collect())
+    Ok(batch.iter().map(|pick| columns.describe(pick)).chain(spare).collect())
 }
 
 /// Embeddings of what is labelled already, for strategies that look where the pool is covered.
@@ -161,11 +124,7 @@ struct Labeled {
 }
 
 impl Labeled {
-    fn gather(
-        labeled: &[ContentHash],
-        table: &EmbeddingTable,
-        rows: &HashMap<ContentHash, usize>,
-    ) -> Self {
+    fn gather(labeled: &[ContentHash], table: &EmbeddingTable, rows: &HashMap<ContentHash, usize>) -> Self {
         let mut gathered = Self::default();
         for hash in labeled {
             if let Some(row) = rows.get(hash) {
@@ -191,15 +150,9 @@ fn pick(
         uncertainty: columns.has_scores.then_some(&columns.uncertainty),
         pretext_loss: columns.losses.as_deref(),
         predicted: columns.has_scores.then_some(&columns.predicted),
-        embeddings: Some(Embeddings {
-            values: &columns.embeddings,
-            dimension_count,
-        }),
+        embeddings: Some(Embeddings { values: &columns.embeddings, dimension_count }),
         labeled_hashes: &labeled.hashes,
-        labeled_embeddings: Some(Embeddings {
-            values: &labeled.embeddings,
-            dimension_count,
-        }),
+        labeled_embeddings: Some(Embeddings { values: &labeled.embeddings, dimension_count }),
     };
     select(strategy, &candidates, count as usize, seed, round).map_err(BodyError::failed)
 }
@@ -215,21 +168,14 @@ fn gather(
     let measure = match request.strategy {
         Strategy::DeepActive { uncertainty, .. } => uncertainty,
         Strategy::Uncertainty { measure } => measure,
-        Strategy::Pretext {} | Strategy::Random {} | Strategy::Typical {} => {
-            UncertaintyMeasure::default()
-        }
+        Strategy::Pretext {} | Strategy::Random {} | Strategy::Typical {} => UncertaintyMeasure::default(),
     };
-    let scored: HashMap<_, _> = scores
-        .map(|table| table.rows.iter().map(|row| (row.hash, row)).collect())
-        .unwrap_or_default();
+    let scored: HashMap<_, _> =
+        scores.map(|table| table.rows.iter().map(|row| (row.hash, row)).collect()).unwrap_or_default();
     let has_scores = request.model_version.is_some();
     let losses = table.losses.as_ref().map(|_| Vec::new());
-    let mut columns = Columns {
-        feature_count: table.feature_count,
-        has_scores,
-        losses,
-        ..Columns::default()
-    };
+    let mut columns =
+        Columns { feature_count: table.feature_count, has_scores, losses, ..Columns::default() };
     for item in items {
         let Some(row) = rows.get(&item.hash) else {
             continue;
@@ -266,9 +212,8 @@ impl Columns {
             if let (Some(column), Some(losses)) = (&mut rest.losses, &self.losses) {
                 column.push(losses[index]);
             }
-            rest.embeddings.extend_from_slice(
-                &self.embeddings[index * self.feature_count..][..self.feature_count],
-            );
+            rest.embeddings
+                .extend_from_slice(&self.embeddings[index * self.feature_count..][..self.feature_count]);
             rest.scores.push(self.scores[index]);
             if self.has_scores {
                 rest.uncertainty.push(self.uncertainty[index]);
@@ -282,10 +227,7 @@ impl Columns {
         let suggestions = self.scores[pick.index].map(|row| {
             let named = row.top.iter().filter(|(_, probability)| *probability > 0.0);
             named
-                .map(|(class, probability)| Suggestion {
-                    class: *class,
-                    probability: *probability,
-                })
+                .map(|(class, probability)| Suggestion { class: *class, probability: *probability })
                 .collect()
         });
         ChosenItem {
@@ -329,35 +271,18 @@ mod tests {
 
     fn tables(items: &[PoolItem]) -> (EmbeddingTable, ScoreTable) {
         let mut embeddings = EmbeddingTable::new("a".repeat(64), 2, true);
-        let mut scores = ScoreTable {
-            run: "b".repeat(64),
-            rows: Vec::new(),
-        };
+        let mut scores = ScoreTable { run: "b".repeat(64), rows: Vec::new() };
         for (place, item) in (0u8..).zip(items) {
-            embeddings.push(
-                item.hash,
-                f32::from(place),
-                &[f32::from(place % 4), f32::from(place % 3) + 0.5],
-            );
+            embeddings.push(item.hash, f32::from(place), &[f32::from(place % 4), f32::from(place % 3) + 0.5]);
             let certain = 0.5 + f32::from(place) / 100.0;
-            scores
-                .rows
-                .push(ScoreRow::of(item.hash, &[certain, 1.0 - certain]));
+            scores.rows.push(ScoreRow::of(item.hash, &[certain, 1.0 - certain]));
         }
         (embeddings, scores)
     }
 
     fn choose_of(items: &[PoolItem], request: &SelectRequest) -> Selection {
         let (embeddings, scores) = tables(items);
-        choose(
-            request,
-            7,
-            items.to_vec(),
-            &[],
-            Some(&embeddings),
-            Some(&scores),
-        )
-        .unwrap()
+        choose(request, 7, items.to_vec(), &[], Some(&embeddings), Some(&scores)).unwrap()
     }
 
     fn ids(chosen: &[ChosenItem]) -> Vec<ItemId> {
@@ -368,23 +293,12 @@ mod tests {
     fn random_items_are_the_same_under_every_rule_and_no_item_is_chosen_twice() {
         let items = items(30);
         let sample = ids(&choose_of(&items, &request(Strategy::Pretext {})).random);
-        for strategy in [
-            Strategy::default(),
-            Strategy::Random {},
-            Strategy::Typical {},
-            Strategy::Pretext {},
-        ] {
+        for strategy in [Strategy::default(), Strategy::Random {}, Strategy::Typical {}, Strategy::Pretext {}]
+        {
             let selection = choose_of(&items, &request(strategy));
-            assert_eq!(
-                (selection.random.len(), selection.ranking.len()),
-                (3, 9),
-                "{strategy:?}"
-            );
+            assert_eq!((selection.random.len(), selection.ranking.len()), (3, 9), "{strategy:?}");
             assert_eq!(ids(&selection.random), sample, "{strategy:?}");
-            let all: HashSet<_> = ids(&selection.random)
-                .into_iter()
-                .chain(ids(&selection.ranking))
-                .collect();
+            let all: HashSet<_> = ids(&selection.random).into_iter().chain(ids(&selection.ranking)).collect();
             assert_eq!(all.len(), 12, "{strategy:?}");
         }
     }
@@ -392,49 +306,21 @@ mod tests {
     #[test]
     fn a_batch_is_the_same_whatever_is_asked_ahead() {
         let items = items(30);
-        for strategy in [
-            Strategy::default(),
-            Strategy::Random {},
-            Strategy::Typical {},
-        ] {
+        for strategy in [Strategy::default(), Strategy::Random {}, Strategy::Typical {}] {
             let with_spare = choose_of(&items, &request(strategy));
-            let without = choose_of(
-                &items,
-                &SelectRequest {
-                    spare_count: 0,
-                    ..request(strategy)
-                },
-            );
-            assert_eq!(
-                ids(&with_spare.ranking)[..5],
-                ids(&without.ranking),
-                "{strategy:?}"
-            );
+            let without = choose_of(&items, &SelectRequest { spare_count: 0, ..request(strategy) });
+            assert_eq!(ids(&with_spare.ranking)[..5], ids(&without.ranking), "{strategy:?}");
         }
     }
 
     #[test]
     fn the_ranking_carries_its_values_and_guesses() {
         let items = items(30);
-        let strategy = Strategy::Uncertainty {
-            measure: UncertaintyMeasure::Margin,
-        };
-        let selection = choose_of(
-            &items,
-            &SelectRequest {
-                random_count: 0,
-                ..request(strategy)
-            },
-        );
-        assert_eq!(
-            ids(&selection.ranking),
-            items[..9].iter().map(|item| item.id).collect::<Vec<_>>()
-        );
+        let strategy = Strategy::Uncertainty { measure: UncertaintyMeasure::Margin };
+        let selection = choose_of(&items, &SelectRequest { random_count: 0, ..request(strategy) });
+        assert_eq!(ids(&selection.ranking), items[..9].iter().map(|item| item.id).collect::<Vec<_>>());
         let first = &selection.ranking[0];
-        assert_eq!(
-            (first.pretext_loss, first.suggestions.len()),
-            (Some(0.0), 2)
-        );
+        assert_eq!((first.pretext_loss, first.suggestions.len()), (Some(0.0), 2));
     }
 
     #[test]
@@ -444,18 +330,9 @@ mod tests {
         scores.rows.pop();
         let uncovered = [items[9].id, items[10].id];
         items.rotate_left(3);
-        let request = SelectRequest {
-            random_count: 0,
-            spare_count: 50,
-            ..request(Strategy::default())
-        };
+        let request = SelectRequest { random_count: 0, spare_count: 50, ..request(Strategy::default()) };
         let selection = choose(&request, 7, items, &[], Some(&embeddings), Some(&scores)).unwrap();
         assert_eq!(selection.ranking.len(), 9);
-        assert!(
-            selection
-                .ranking
-                .iter()
-                .all(|item| !uncovered.contains(&item.item))
-        );
+        assert!(selection.ranking.iter().all(|item| !uncovered.contains(&item.item)));
     }
 }

@@ -16,9 +16,7 @@ use crate::config::DeviceChoice;
 use crate::domain::ids::{ImportId, ItemId, ProjectId, TokenId};
 use crate::domain::import::{ImportFormat, ImportState, LabelRule, SplitRule};
 use crate::domain::project::ProjectState;
-use crate::domain::settings::{
-    FineTuneMode, FineTuneSettings, ImageShape, PretextSettings, ProjectSettings,
-};
+use crate::domain::settings::{FineTuneMode, FineTuneSettings, ImageShape, PretextSettings, ProjectSettings};
 use crate::engine::{Engine, EngineConfig, EngineGuard};
 use crate::events::Events;
 use crate::labeling::{Submission, lease_tasks, submit_labels};
@@ -57,48 +55,18 @@ impl Service {
             .await
             .unwrap();
         let url = format!("file://{}/blobs", folder.path().display());
-        let blob = Blob::open(&url, &folder.path().join("cache"))
-            .await
-            .unwrap();
-        let config = EngineConfig {
-            device: DeviceChoice::Cpu,
-            threads: ops::thread_count(),
-        };
+        let blob = Blob::open(&url, &folder.path().join("cache")).await.unwrap();
+        let config = EngineConfig { device: DeviceChoice::Cpu, threads: ops::thread_count() };
         let (engine, guard) = Engine::start(&config).unwrap();
         let stop = CancellationToken::new();
         let store = database.store().clone();
         let events = Events::start(store.clone(), stop.clone()).await.unwrap();
         let (wake, job_wake) = (SupervisorWake::new(), JobWake::new());
-        let supervisor = Supervisor::new(
-            store.clone(),
-            events.clone(),
-            wake.clone(),
-            job_wake.clone(),
-        );
-        let worker = Worker::new(
-            store,
-            blob.clone(),
-            engine.clone(),
-            events.clone(),
-            wake,
-            job_wake,
-            folder.path(),
-        );
-        let parts = vec![
-            tokio::spawn(supervisor.run(stop.clone())),
-            tokio::spawn(worker.run(stop.clone())),
-        ];
-        Self {
-            database,
-            folder,
-            project,
-            blob,
-            engine,
-            events,
-            stop,
-            parts,
-            _guard: guard,
-        }
+        let supervisor = Supervisor::new(store.clone(), events.clone(), wake.clone(), job_wake.clone());
+        let worker =
+            Worker::new(store, blob.clone(), engine.clone(), events.clone(), wake, job_wake, folder.path());
+        let parts = vec![tokio::spawn(supervisor.run(stop.clone())), tokio::spawn(worker.run(stop.clone()))];
+        Self { database, folder, project, blob, engine, events, stop, parts, _guard: guard }
     }
 
     fn store(&self) -> &Store {
@@ -107,10 +75,7 @@ impl Service {
 
     async fn row(&self) -> ProjectRow {
         let mut connection = self.store().acquire().await.unwrap();
-        project::find(&mut connection, self.project)
-            .await
-            .unwrap()
-            .expect("the project is there")
+        project::find(&mut connection, self.project).await.unwrap().expect("the project is there")
     }
 
     /// Queues an import; `upload` is stored first, when the source is one.
@@ -128,12 +93,8 @@ impl Service {
             self.blob.put(&upload_key(new.id), bytes).await.unwrap();
         }
         let mut transaction = self.store().begin().await.unwrap();
-        import::insert(&mut transaction, self.project, &new)
-            .await
-            .unwrap();
-        control::queue_import(&mut transaction, &row, new.id)
-            .await
-            .unwrap();
+        import::insert(&mut transaction, self.project, &new).await.unwrap();
+        control::queue_import(&mut transaction, &row, new.id).await.unwrap();
         transaction.commit().await.unwrap();
         new.id
     }
@@ -145,19 +106,14 @@ impl Service {
 
     async fn until_imported(&self, id: ImportId) -> ImportRow {
         self.until("the import ends", async || {
-            let row = import::find(&mut self.store().acquire().await.unwrap(), id)
-                .await
-                .unwrap()?;
+            let row = import::find(&mut self.store().acquire().await.unwrap(), id).await.unwrap()?;
             matches!(row.state, ImportState::Done | ImportState::Failed).then_some(row)
         })
         .await
     }
 
     async fn until_state(&self, state: ProjectState) {
-        self.until(state.as_str(), async || {
-            (self.row().await.state == state).then_some(())
-        })
-        .await;
+        self.until(state.as_str(), async || (self.row().await.state == state).then_some(())).await;
     }
 
     /// Looks again and again until `look` finds something.
@@ -173,10 +129,7 @@ impl Service {
         };
         match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(found) => found,
-            Err(_) => panic!(
-                "waited in vain until {what}; jobs: {}",
-                self.text(JOBS).await
-            ),
+            Err(_) => panic!("waited in vain until {what}; jobs: {}", self.text(JOBS).await),
         }
     }
 
@@ -195,13 +148,11 @@ impl Service {
 
     async fn labeler(&self) -> TokenId {
         let token = TokenId::generate();
-        sqlx::query(
-            "insert into token (id, role, name, hash) values ($1, 'labeler', 'ana', sha256('ana'))",
-        )
-        .bind(token)
-        .execute(&mut *self.store().acquire().await.unwrap())
-        .await
-        .unwrap();
+        sqlx::query("insert into token (id, role, name, hash) values ($1, 'labeler', 'ana', sha256('ana'))")
+            .bind(token)
+            .execute(&mut *self.store().acquire().await.unwrap())
+            .await
+            .unwrap();
         token
     }
 
@@ -209,50 +160,35 @@ impl Service {
     async fn answer(&self, labeler: TokenId) -> usize {
         let row = self.row().await;
         let mut transaction = self.store().begin().await.unwrap();
-        let leases = lease_tasks(&mut transaction, &row, labeler, 20, false)
-            .await
-            .unwrap();
+        let leases = lease_tasks(&mut transaction, &row, labeler, 20, false).await.unwrap();
         let items: Vec<ItemId> = leases.tasks.iter().map(|task| task.item).collect();
-        let names: HashMap<ItemId, String> =
-            sqlx::query_as("select id, name from item where id = any($1)")
-                .bind(&items)
-                .fetch_all(&mut *transaction)
-                .await
-                .unwrap()
-                .into_iter()
-                .collect();
+        let names: HashMap<ItemId, String> = sqlx::query_as("select id, name from item where id = any($1)")
+            .bind(&items)
+            .fetch_all(&mut *transaction)
+            .await
+            .unwrap()
+            .into_iter()
+            .collect();
         let answer = |task: &crate::labeling::LeasedTask| Submission {
             task: task.task,
-            class: if names[&task.item].contains("dark") {
-                "dark"
-            } else {
-                "light"
-            }
-            .to_owned(),
+            class: if names[&task.item].contains("dark") { "dark" } else { "light" }.to_owned(),
             attempt: Some(task.attempt),
             seconds: None,
             person: None,
         };
         let submissions: Vec<Submission> = leases.tasks.iter().map(answer).collect();
-        let results = submit_labels(&mut transaction, &row, labeler, &submissions)
-            .await
-            .unwrap();
+        let results = submit_labels(&mut transaction, &row, labeler, &submissions).await.unwrap();
         transaction.commit().await.unwrap();
         results.len()
     }
 
     async fn number(&self, sql: &'static str) -> i64 {
-        sqlx::query_scalar(sql)
-            .fetch_one(&mut *self.store().acquire().await.unwrap())
-            .await
-            .unwrap()
+        sqlx::query_scalar(sql).fetch_one(&mut *self.store().acquire().await.unwrap()).await.unwrap()
     }
 
     async fn text(&self, sql: &'static str) -> String {
-        let text: Option<String> = sqlx::query_scalar(sql)
-            .fetch_one(&mut *self.store().acquire().await.unwrap())
-            .await
-            .unwrap();
+        let text: Option<String> =
+            sqlx::query_scalar(sql).fetch_one(&mut *self.store().acquire().await.unwrap()).await.unwrap();
         text.unwrap_or_default()
     }
 
@@ -268,19 +204,9 @@ const JOBS: &str = "select string_agg(kind || ' ' || subject || ' ' || state || 
 
 fn settings() -> ProjectSettings {
     ProjectSettings {
-        image: ImageShape {
-            size: 8,
-            channels: 1,
-        },
-        pretext: PretextSettings {
-            epochs: 1,
-            rotations_per_image: 4,
-            ..Default::default()
-        },
-        fine_tune: FineTuneSettings {
-            epochs: 2,
-            ..Default::default()
-        },
+        image: ImageShape { size: 8, channels: 1 },
+        pretext: PretextSettings { epochs: 1, rotations_per_image: 4, ..Default::default() },
+        fine_tune: FineTuneSettings { epochs: 2, ..Default::default() },
         batch_size: 6,
         budget: 12.0,
         ..Default::default()
@@ -298,9 +224,7 @@ fn draw_images(folder: &Path, count: u8) {
                 let image = GrayImage::from_fn(8, 8, |x, y| {
                     Luma([base + shift + (x as u8) * (number % 8) + (y as u8) * (number / 8)])
                 });
-                image
-                    .save(class_folder.join(format!("{number:03}.png")))
-                    .unwrap();
+                image.save(class_folder.join(format!("{number:03}.png"))).unwrap();
             }
         }
     }
@@ -311,31 +235,17 @@ async fn run_to_the_end(mode: FineTuneMode) {
     settings.fine_tune.mode = mode;
     let service = Service::start(settings).await;
     draw_images(&service.folder.path().join("images"), 20);
-    std::fs::write(
-        service.folder.path().join("images/train/dark/broken.png"),
-        b"no image",
-    )
-    .unwrap();
-    let imported = service
-        .import_to_end(&service.folder.path().join("images"))
-        .await;
+    std::fs::write(service.folder.path().join("images/train/dark/broken.png"), b"no image").unwrap();
+    let imported = service.import_to_end(&service.folder.path().join("images")).await;
     assert_eq!(imported.state, ImportState::Done, "{imported:?}");
-    assert_eq!(
-        (imported.added_count, imported.rejected.len()),
-        (80, 1),
-        "{imported:?}"
-    );
+    assert_eq!((imported.added_count, imported.rejected.len()), (80, 1), "{imported:?}");
     service.until_state(ProjectState::Ready).await;
     assert_eq!(
-        service
-            .number("select count(*) from item where split = 'pool' and class is not null")
-            .await,
+        service.number("select count(*) from item where split = 'pool' and class is not null").await,
         0
     );
     assert_eq!(
-        service
-            .number("select count(*) from item where split = 'test' and class is not null")
-            .await,
+        service.number("select count(*) from item where split = 'test' and class is not null").await,
         40
     );
     let labeler = service.labeler().await;
@@ -346,57 +256,27 @@ async fn run_to_the_end(mode: FineTuneMode) {
             (service.row().await.state == ProjectState::Finished).then_some(())
         })
         .await;
-    let models = model::list(
-        &mut service.store().acquire().await.unwrap(),
-        service.project,
-        0,
-        10,
-    )
-    .await
-    .unwrap();
+    let models =
+        model::list(&mut service.store().acquire().await.unwrap(), service.project, 0, 10).await.unwrap();
+    assert_eq!(models.iter().map(|model| model.label_count).collect::<Vec<_>>(), [6, 12]);
+    assert!(models.iter().all(|model| model.test_count == 40 && model.test_accuracy.is_some()), "{models:?}");
+    assert_eq!(service.number("select count(*) from label where counted").await, 12);
     assert_eq!(
-        models
-            .iter()
-            .map(|model| model.label_count)
-            .collect::<Vec<_>>(),
-        [6, 12]
-    );
-    assert!(
-        models
-            .iter()
-            .all(|model| model.test_count == 40 && model.test_accuracy.is_some()),
-        "{models:?}"
-    );
-    assert_eq!(
-        service
-            .number("select count(*) from label where counted")
-            .await,
-        12
-    );
-    assert_eq!(
-        service
-            .number("select count(*) from job where state <> 'done'")
-            .await,
+        service.number("select count(*) from job where state <> 'done'").await,
         0,
         "{}",
         service.text(JOBS).await
     );
-    let with_provenance = "select count(*) from task where round_number = 2 and source = 'query' and state = 'settled'
+    let with_provenance =
+        "select count(*) from task where round_number = 2 and source = 'query' and state = 'settled'
         and model_version = 1 and score is not null and uncertainty is not null and pretext_loss is not null
         and jsonb_array_length(suggestions) = 2";
-    let queried = "select count(*) from task where round_number = 2 and source = 'query' and state = 'settled'";
-    assert_eq!(
-        service.number(with_provenance).await,
-        service.number(queried).await
-    );
+    let queried =
+        "select count(*) from task where round_number = 2 and source = 'query' and state = 'settled'";
+    assert_eq!(service.number(with_provenance).await, service.number(queried).await);
     assert_ne!(service.number(queried).await, 0);
-    let kept = service
-        .folder
-        .path()
-        .join(format!("blobs/projects/{}/checkpoints", service.project));
-    let kept_count = std::fs::read_dir(kept)
-        .map(|files| files.count())
-        .unwrap_or(0);
+    let kept = service.folder.path().join(format!("blobs/projects/{}/checkpoints", service.project));
+    let kept_count = std::fs::read_dir(kept).map(|files| files.count()).unwrap_or(0);
     assert_eq!(kept_count, 0, "checkpoints that nobody needs");
     assert_eq!(service.engine.published_version(service.project), Some(2));
     check_published_after_a_restart(&service).await;
@@ -405,10 +285,7 @@ async fn run_to_the_end(mode: FineTuneMode) {
 
 /// A worker that starts anew gives its engine the models that are published already.
 async fn check_published_after_a_restart(service: &Service) {
-    let config = EngineConfig {
-        device: DeviceChoice::Cpu,
-        threads: ops::thread_count(),
-    };
+    let config = EngineConfig { device: DeviceChoice::Cpu, threads: ops::thread_count() };
     let (engine, _guard) = Engine::start(&config).unwrap();
     let worker = Worker::new(
         service.store().clone(),
@@ -444,52 +321,25 @@ async fn a_pile_of_images_becomes_a_trained_head() {
 async fn an_import_that_cannot_be_read_fails_with_its_reason_and_the_next_one_works() {
     let service = Service::start(settings()).await;
     let mut subscription = service.events.subscribe(None, None).await.unwrap();
-    let failed = service
-        .import_to_end(&service.folder.path().join("nowhere"))
-        .await;
+    let failed = service.import_to_end(&service.folder.path().join("nowhere")).await;
     assert_eq!(failed.state, ImportState::Failed);
-    assert!(
-        failed
-            .error
-            .as_deref()
-            .is_some_and(|error| error.contains("nowhere")),
-        "{failed:?}"
-    );
+    assert!(failed.error.as_deref().is_some_and(|error| error.contains("nowhere")), "{failed:?}");
     service.until_state(ProjectState::Empty).await;
     let mut kinds = Vec::new();
     while kinds.len() < 4 {
         kinds.push(subscription.next().await.unwrap().kind.as_str());
     }
     kinds.sort_unstable();
-    assert_eq!(
-        kinds,
-        [
-            "import.ended",
-            "job.failed",
-            "project.state_changed",
-            "project.state_changed"
-        ]
-    );
+    assert_eq!(kinds, ["import.ended", "job.failed", "project.state_changed", "project.state_changed"]);
     draw_images(&service.folder.path().join("images"), 3);
-    let first = service
-        .import_to_end(&service.folder.path().join("images"))
-        .await;
+    let first = service.import_to_end(&service.folder.path().join("images")).await;
     assert_eq!((first.state, first.added_count), (ImportState::Done, 12));
     service.until_state(ProjectState::Ready).await;
-    let again = service
-        .import_to_end(&service.folder.path().join("images"))
-        .await;
+    let again = service.import_to_end(&service.folder.path().join("images")).await;
     assert_eq!((again.added_count, again.duplicate_count), (0, 12));
     assert_eq!(service.number("select count(*) from segment").await, 1);
-    let segments = service
-        .folder
-        .path()
-        .join(format!("blobs/projects/{}/segments", service.project));
-    assert_eq!(
-        std::fs::read_dir(segments).unwrap().count(),
-        2,
-        "one tensor and one pack"
-    );
+    let segments = service.folder.path().join(format!("blobs/projects/{}/segments", service.project));
+    assert_eq!(std::fs::read_dir(segments).unwrap().count(), 2, "one tensor and one pack");
     service.stop().await;
 }
 
@@ -499,33 +349,25 @@ async fn a_pause_stops_a_training_at_a_checkpoint_from_which_it_goes_on() {
     settings.pretext.epochs = 1000;
     let service = Service::start(settings).await;
     draw_images(&service.folder.path().join("images"), 20);
-    service
-        .import_to_end(&service.folder.path().join("images"))
-        .await;
+    service.import_to_end(&service.folder.path().join("images")).await;
     service.until_state(ProjectState::Ready).await;
     service.control("start").await;
     service
         .until("the training makes progress", async || {
-            let going = "select count(*) from job where kind = 'pretrain' and state = 'running' and done_count > 3";
+            let going =
+                "select count(*) from job where kind = 'pretrain' and state = 'running' and done_count > 3";
             (service.number(going).await == 1).then_some(())
         })
         .await;
     service.control("pause").await;
-    let stopped = "select count(*) from job where kind = 'pretrain' and state = 'queued' and checkpoint is not null";
-    service
-        .until("the job is back", async || {
-            (service.number(stopped).await == 1).then_some(())
-        })
-        .await;
-    let done = service
-        .number("select done_count from job where kind = 'pretrain'")
-        .await;
+    let stopped =
+        "select count(*) from job where kind = 'pretrain' and state = 'queued' and checkpoint is not null";
+    service.until("the job is back", async || (service.number(stopped).await == 1).then_some(())).await;
+    let done = service.number("select done_count from job where kind = 'pretrain'").await;
     service.control("resume").await;
     let again = "select case when state = 'running' and attempt = 2 then done_count else -1 end from job where kind = 'pretrain'";
     service
-        .until("it goes on from there", async || {
-            (service.number(again).await >= done).then_some(())
-        })
+        .until("it goes on from there", async || (service.number(again).await >= done).then_some(()))
         .await;
     service.control("finish").await;
     service.until_state(ProjectState::Finished).await;
@@ -544,11 +386,7 @@ async fn an_upload_is_read_and_then_removed() {
     let bytes = archive.into_inner().unwrap();
     let id = service.import(Path::new("images.tar"), Some(bytes)).await;
     let row = service.until_imported(id).await;
-    assert_eq!(
-        (row.state, row.added_count),
-        (ImportState::Done, 8),
-        "{row:?}"
-    );
+    assert_eq!((row.state, row.added_count), (ImportState::Done, 8), "{row:?}");
     service
         .until("the upload is gone", async || {
             (!service.blob.exists(&upload_key(id)).await.unwrap()).then_some(())
@@ -560,16 +398,10 @@ async fn an_upload_is_read_and_then_removed() {
 /// Shuts every connection to the service's database and lets no new one in, or lets them in again.
 async fn set_database_away(service: &Service, away: bool) {
     let options = service.database.options();
-    let name = options
-        .get_database()
-        .expect("a test's database has a name")
-        .to_owned();
+    let name = options.get_database().expect("a test's database has a name").to_owned();
     let mut connection = options.database("postgres").connect().await.unwrap();
     let sql = format!("alter database {name} with allow_connections {}", !away);
-    sqlx::raw_sql(AssertSqlSafe(sql.as_str()))
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql.as_str())).execute(&mut connection).await.unwrap();
     if away {
         sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1")
             .bind(&name)
@@ -586,16 +418,13 @@ async fn a_database_that_is_away_for_a_while_fails_nothing() {
     settings.pretext.epochs = 20;
     let service = Service::start(settings).await;
     draw_images(&service.folder.path().join("images"), 20);
-    service
-        .import_to_end(&service.folder.path().join("images"))
-        .await;
+    service.import_to_end(&service.folder.path().join("images")).await;
     service.until_state(ProjectState::Ready).await;
     let mut subscription = service.events.subscribe(None, None).await.unwrap();
     service.control("start").await;
     service
         .until("the training runs", async || {
-            let going =
-                "select count(*) from job where kind = 'pretrain' and state in ('running', 'done')";
+            let going = "select count(*) from job where kind = 'pretrain' and state in ('running', 'done')";
             (service.number(going).await == 1).then_some(())
         })
         .await;
@@ -606,12 +435,7 @@ async fn a_database_that_is_away_for_a_while_fails_nothing() {
     set_database_away(&service, false).await;
     service.until_state(ProjectState::Labeling).await;
     let failed = "select count(*) from job where state = 'failed' or error is not null";
-    assert_eq!(
-        service.number(failed).await,
-        0,
-        "{}",
-        service.text(JOBS).await
-    );
+    assert_eq!(service.number(failed).await, 0, "{}", service.text(JOBS).await);
     assert_eq!(service.number("select count(*) from round").await, 1);
     let mut seen = Vec::new();
     while seen.last() != Some(&"round.opened") {

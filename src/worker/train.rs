@@ -48,23 +48,10 @@ pub(super) async fn run(
     let (pretext_key, pretext) = load_pretext(workshop, project).await?;
     let trained = match project.settings.fine_tune.mode {
         FineTuneMode::Full => {
-            full(
-                workshop, project, row, attempt, &request, &inputs, &classes, pretext,
-            )
-            .await?
+            full(workshop, project, row, attempt, &request, &inputs, &classes, pretext).await?
         }
         FineTuneMode::Head => {
-            head(
-                workshop,
-                project,
-                attempt,
-                &request,
-                &inputs,
-                &classes,
-                &pretext_key,
-                pretext,
-            )
-            .await?
+            head(workshop, project, attempt, &request, &inputs, &classes, &pretext_key, pretext).await?
         }
     };
     let (model, evaluation) = trained;
@@ -87,11 +74,7 @@ pub(super) async fn run(
     })))
 }
 
-async fn read(
-    workshop: &Workshop,
-    project: ProjectId,
-    request: &TrainRequest,
-) -> Result<Inputs, BodyError> {
+async fn read(workshop: &Workshop, project: ProjectId, request: &TrainRequest) -> Result<Inputs, BodyError> {
     let ids: Vec<ItemId> = request.labeled.iter().map(|(item, _)| *item).collect();
     let mut connection = workshop.store.acquire().await?;
     Ok(Inputs {
@@ -109,10 +92,7 @@ async fn list_known_test(
     request: &TrainRequest,
 ) -> Result<Vec<PoolItem>, BodyError> {
     let mut test = pool::list_test(connection, project).await?;
-    test.retain(|item| {
-        item.class
-            .is_some_and(|class| u32::from(class.0) < request.class_count)
-    });
+    test.retain(|item| item.class.is_some_and(|class| u32::from(class.0) < request.class_count));
     Ok(test)
 }
 
@@ -122,10 +102,7 @@ fn label_rows<'a>(
     classes: &HashMap<ItemId, ClassIndex>,
 ) -> Vec<LabeledItem> {
     let label = |(index, item): (usize, &PoolItem)| {
-        classes.get(&item.id).map(|class| LabeledItem {
-            index,
-            class: *class,
-        })
+        classes.get(&item.id).map(|class| LabeledItem { index, class: *class })
     };
     rows.enumerate().filter_map(label).collect()
 }
@@ -136,10 +113,7 @@ fn test_classes(test: &[PoolItem]) -> Vec<ClassIndex> {
 
 type Trained = (Arc<Checkpoint>, Option<Evaluation>);
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "what a training needs, each from another place"
-)]
+#[expect(clippy::too_many_arguments, reason = "what a training needs, each from another place")]
 async fn full(
     workshop: &Workshop,
     project: &ProjectRow,
@@ -151,10 +125,7 @@ async fn full(
     pretext: Arc<Checkpoint>,
 ) -> Result<Trained, BodyError> {
     let shape = project.settings.image;
-    let pool = workshop
-        .materials
-        .open_pool(project.id, shape, &inputs.extents, &inputs.labeled)
-        .await?;
+    let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &inputs.labeled).await?;
     let work = Work::FineTune {
         pretext,
         pool: Arc::new(pool),
@@ -165,37 +136,21 @@ async fn full(
         resume: load_resume(workshop, row).await?,
         sink: Box::new(MidwaySink::new(workshop, row, attempt)),
     };
-    let model = expect_model(
-        workshop
-            .engine()?
-            .run(project.id, work, attempt.hook())
-            .await?,
-    )?;
+    let model = expect_model(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
     if inputs.test.is_empty() {
         return Ok((model, None));
     }
-    let pool = workshop
-        .materials
-        .open_pool(project.id, shape, &inputs.extents, &inputs.test)
-        .await?;
+    let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &inputs.test).await?;
     let work = Work::Evaluate {
         model: Arc::clone(&model),
         pool: Arc::new(pool),
         classes: test_classes(&inputs.test),
     };
-    let evaluation = expect_evaluation(
-        workshop
-            .engine()?
-            .run(project.id, work, attempt.hook())
-            .await?,
-    )?;
+    let evaluation = expect_evaluation(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
     Ok((model, Some(evaluation)))
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "what a training needs, each from another place"
-)]
+#[expect(clippy::too_many_arguments, reason = "what a training needs, each from another place")]
 async fn head(
     workshop: &Workshop,
     project: &ProjectRow,
@@ -208,18 +163,12 @@ async fn head(
 ) -> Result<Trained, BodyError> {
     let mut table = find_embeddings(workshop, project, &inputs.labeled).await?;
     let covered: std::collections::HashSet<_> = table.hashes.iter().copied().collect();
-    let (known, missing): (Vec<_>, Vec<_>) = inputs
-        .labeled
-        .iter()
-        .cloned()
-        .partition(|item| covered.contains(&item.hash));
+    let (known, missing): (Vec<_>, Vec<_>) =
+        inputs.labeled.iter().cloned().partition(|item| covered.contains(&item.hash));
     if !missing.is_empty() {
         // Labelled items of an import that came after the pool was embedded.
         let shape = project.settings.image;
-        let pool = workshop
-            .materials
-            .open_pool(project.id, shape, &inputs.extents, &missing)
-            .await?;
+        let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &missing).await?;
         let rest = embed(workshop, project, Arc::clone(&pretext), pool, attempt).await?;
         table.append(&rest).map_err(BodyError::failed)?;
     }
@@ -231,27 +180,14 @@ async fn head(
         settings: Box::new(project.settings.clone()),
         round: request.round.unsigned_abs(),
     };
-    let model = expect_model(
-        workshop
-            .engine()?
-            .run(project.id, work, attempt.hook())
-            .await?,
-    )?;
+    let model = expect_model(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
     if inputs.test.is_empty() {
         return Ok((model, None));
     }
     let table = embed_test(workshop, project, inputs, pretext_key, pretext, attempt).await?;
-    let work = Work::EvaluateEmbeddings {
-        model: Arc::clone(&model),
-        table,
-        classes: test_classes(&inputs.test),
-    };
-    let evaluation = expect_evaluation(
-        workshop
-            .engine()?
-            .run(project.id, work, attempt.hook())
-            .await?,
-    )?;
+    let work =
+        Work::EvaluateEmbeddings { model: Arc::clone(&model), table, classes: test_classes(&inputs.test) };
+    let evaluation = expect_evaluation(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
     Ok((model, Some(evaluation)))
 }
 
@@ -267,19 +203,12 @@ async fn embed_test(
     let key = format!("{pretext_key}.test-{}.bin", inputs.test.len());
     if workshop.blob.exists(&key).await? {
         let table = workshop.materials.load_table(&key).await?;
-        if table
-            .hashes
-            .iter()
-            .eq(inputs.test.iter().map(|item| &item.hash))
-        {
+        if table.hashes.iter().eq(inputs.test.iter().map(|item| &item.hash)) {
             return Ok(table);
         }
     }
     let shape = project.settings.image;
-    let pool = workshop
-        .materials
-        .open_pool(project.id, shape, &inputs.extents, &inputs.test)
-        .await?;
+    let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &inputs.test).await?;
     let table = embed(workshop, project, pretext, pool, attempt).await?;
     workshop.blob.put(&key, table.to_bytes()).await?;
     Ok(Arc::new(table))
@@ -288,8 +217,6 @@ async fn embed_test(
 fn expect_evaluation(outcome: Outcome) -> Result<Evaluation, BodyError> {
     match outcome {
         Outcome::Evaluation(evaluation) => Ok(evaluation),
-        _ => Err(BodyError::failed(
-            "the engine answered an evaluation with something else",
-        )),
+        _ => Err(BodyError::failed("the engine answered an evaluation with something else")),
     }
 }

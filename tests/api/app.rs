@@ -31,10 +31,9 @@ use uuid::Uuid;
 
 /// The smallest PNG: one grey pixel.
 pub const PNG: &[u8] = &[
-    0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 13, b'I', b'H', b'D', b'R', 0, 0, 0,
-    1, 0, 0, 0, 1, 8, 0, 0, 0, 0, 0x3a, 0x7e, 0x9b, 0x55, 0, 0, 0, 10, b'I', b'D', b'A', b'T',
-    0x78, 0x9c, 0x63, 0x68, 0, 0, 0, 0x82, 0, 0x81, 0x77, 0xcd, 0x72, 0xb6, 0, 0, 0, 0, b'I', b'E',
-    b'N', b'D', 0xae, 0x42, 0x60, 0x82,
+    0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 13, b'I', b'H', b'D', b'R', 0, 0, 0, 1, 0, 0, 0,
+    1, 8, 0, 0, 0, 0, 0x3a, 0x7e, 0x9b, 0x55, 0, 0, 0, 10, b'I', b'D', b'A', b'T', 0x78, 0x9c, 0x63, 0x68, 0,
+    0, 0, 0x82, 0, 0x81, 0x77, 0xcd, 0x72, 0xb6, 0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xae, 0x42, 0x60, 0x82,
 ];
 
 /// A running server.
@@ -64,17 +63,11 @@ impl Drop for App {
         let options = self.database.options();
         // Dropping isn't async and happens inside the test's runtime, which must not be blocked on: another thread looks.
         let looked = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime starts");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
             runtime.block_on(broken_invariants(options))
         });
-        assert_eq!(
-            looked.join().expect("the look ends"),
-            Vec::<String>::new(),
-            "invariants of the database"
-        );
+        assert_eq!(looked.join().expect("the look ends"), Vec::<String>::new(), "invariants of the database");
     }
 }
 
@@ -109,10 +102,7 @@ async fn broken_invariants(options: PgConnectOptions) -> Vec<String> {
     let mut broken = Vec::new();
     for (rule, rows) in INVARIANTS {
         let query = AssertSqlSafe(format!("select exists ({rows})"));
-        let found: bool = sqlx::query_scalar(query)
-            .fetch_one(&mut connection)
-            .await
-            .expect("the look");
+        let found: bool = sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("the look");
         if found {
             broken.push(rule.to_owned());
         }
@@ -133,11 +123,7 @@ pub async fn spawn_app_with(change: impl FnOnce(&mut AppState)) -> App {
 }
 
 /// Starts a server that reaches its database through `store`.
-pub async fn spawn_app_on(
-    database: TestDatabase,
-    store: Store,
-    change: impl FnOnce(&mut AppState),
-) -> App {
+pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnOnce(&mut AppState)) -> App {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let home = tempfile::tempdir().expect("a scratch folder");
     let folder = |name: &str| {
@@ -152,9 +138,7 @@ pub async fn spawn_app_on(
             .await
             .expect("a local object store"),
         engine: None,
-        events: Events::start(store.clone(), stop.clone())
-            .await
-            .expect("events"),
+        events: Events::start(store.clone(), stop.clone()).await.expect("events"),
         round_counts: RoundCounts::new(store.clone(), SupervisorWake::new()),
         job_wake: JobWake::new(),
         key: SecretKey::from_bytes(&[7; 32]),
@@ -168,9 +152,8 @@ pub async fn spawn_app_on(
         store,
     };
     change(&mut state);
-    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .await
-        .expect("a free port");
+    let listener =
+        tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let served = http::serve(listener, state.clone(), stop.clone());
     let server = tokio::spawn(async move { served.await.expect("the server runs") });
@@ -188,23 +171,12 @@ pub async fn spawn_app_on(
     }
 }
 
-async fn insert_token(
-    store: &Store,
-    role: Role,
-    projects: Option<&[ProjectId]>,
-) -> (TokenId, String) {
+async fn insert_token(store: &Store, role: Role, projects: Option<&[ProjectId]>) -> (TokenId, String) {
     let text = TokenText::mint(role).expect("random bytes");
     let mut connection = store.acquire().await.expect("a connection");
-    let id = store::token::insert(
-        &mut connection,
-        role,
-        role.as_str(),
-        &text.hash(),
-        projects,
-        None,
-    )
-    .await
-    .expect("a token");
+    let id = store::token::insert(&mut connection, role, role.as_str(), &text.hash(), projects, None)
+        .await
+        .expect("a token");
     (id, text.expose().to_owned())
 }
 
@@ -229,22 +201,11 @@ impl Answer {
     #[track_caller]
     pub fn expect_problem(self, status: u16, slug: &str) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
-        assert_eq!(
-            self.headers["content-type"], "application/problem+json",
-            "{}",
-            self.text
-        );
-        assert_eq!(
-            self.body["type"],
-            format!("/problems/{slug}"),
-            "{}",
-            self.text
-        );
+        assert_eq!(self.headers["content-type"], "application/problem+json", "{}", self.text);
+        assert_eq!(self.body["type"], format!("/problems/{slug}"), "{}", self.text);
         assert_eq!(self.body["status"], status);
         assert!(
-            self.body["error_id"]
-                .as_str()
-                .is_some_and(|id| Uuid::parse_str(id).is_ok()),
+            self.body["error_id"].as_str().is_some_and(|id| Uuid::parse_str(id).is_ok()),
             "{}",
             self.text
         );
@@ -255,12 +216,8 @@ impl Answer {
     #[track_caller]
     pub fn expect_invalid(self, field: &str) -> Value {
         let body = self.expect_problem(422, "invalid");
-        let fields: Vec<_> = body["errors"]
-            .as_array()
-            .expect("fields")
-            .iter()
-            .map(|error| error["field"].clone())
-            .collect();
+        let fields: Vec<_> =
+            body["errors"].as_array().expect("fields").iter().map(|error| error["field"].clone()).collect();
         assert_eq!(fields, [field], "{body}");
         body
     }
@@ -271,12 +228,7 @@ pub async fn send(request: RequestBuilder) -> Answer {
     let response = request.send().await.expect("an answer");
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.expect("a body");
-    Answer {
-        status,
-        headers,
-        body: serde_json::from_str(&text).unwrap_or(Value::Null),
-        text,
-    }
+    Answer { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null), text }
 }
 
 impl App {
@@ -307,12 +259,7 @@ impl App {
 
     /// POST as admin under an idempotency key.
     pub async fn post_with_key(&self, key: &str, path: &str, body: Value) -> Answer {
-        send(
-            self.request(&self.admin, Method::POST, path)
-                .header("idempotency-key", key)
-                .json(&body),
-        )
-        .await
+        send(self.request(&self.admin, Method::POST, path).header("idempotency-key", key).json(&body)).await
     }
 
     /// The text of a fresh token.
@@ -322,18 +269,13 @@ impl App {
 
     /// The text of a fresh token for some projects only.
     pub async fn scoped_token(&self, role: Role, projects: &[ProjectId]) -> String {
-        insert_token(&self.state.store, role, Some(projects))
-            .await
-            .1
+        insert_token(&self.state.store, role, Some(projects)).await.1
     }
 
     /// Runs SQL on the database, as no client could.
     pub async fn sql(&self, sql: &'static str) {
         let mut connection = self.state.store.acquire().await.expect("a connection");
-        sqlx::raw_sql(sql)
-            .execute(&mut *connection)
-            .await
-            .expect("the statement runs");
+        sqlx::raw_sql(sql).execute(&mut *connection).await.expect("the statement runs");
     }
 
     /// A project of three classes over 8×8 grey images, without items.
@@ -343,16 +285,11 @@ impl App {
 
     /// As `create_project`, with further settings.
     pub async fn create_project_with(&self, name: &str, settings: Value) -> ProjectId {
-        let mut body = json!({"name": name, "classes": ["bag", "coat", "shirt"], "image": {"size": 8, "channels": 1}});
-        body.as_object_mut()
-            .expect("an object")
-            .extend(settings.as_object().expect("an object").clone());
+        let mut body =
+            json!({"name": name, "classes": ["bag", "coat", "shirt"], "image": {"size": 8, "channels": 1}});
+        body.as_object_mut().expect("an object").extend(settings.as_object().expect("an object").clone());
         let answer = self.post("/api/v1/projects", body).await.expect(201);
-        answer["id"]
-            .as_str()
-            .expect("an id")
-            .parse()
-            .expect("a UUID")
+        answer["id"].as_str().expect("an id").parse().expect("a UUID")
     }
 
     /// Adds pool items `pool/0`, `pool/1`, …, all with the one-pixel PNG as original.
@@ -388,54 +325,26 @@ impl App {
             .await
             .expect("items");
         let key = gleaner::blob::pack_key(project, gleaner::domain::ids::SegmentId(segment));
-        self.state
-            .blob
-            .put(&key, PNG.to_vec())
-            .await
-            .expect("a pack");
+        self.state.blob.put(&key, PNG.to_vec()).await.expect("a pack");
         let sql = "update project set state = 'ready' where id = $1 and state = 'empty'";
-        sqlx::query(sql)
-            .bind(project.0)
-            .execute(&mut *connection)
-            .await
-            .expect("a ready project");
+        sqlx::query(sql).bind(project.0).execute(&mut *connection).await.expect("a ready project");
         ids
     }
 
     /// Opens round `number` of a project with one task an item, all from `source`, and a guess for each.
-    pub async fn open_round(
-        &self,
-        project: ProjectId,
-        number: i32,
-        items: &[ItemId],
-        source: TaskSource,
-    ) {
+    pub async fn open_round(&self, project: ProjectId, number: i32, items: &[ItemId], source: TaskSource) {
         let mut tx = self.state.store.begin().await.expect("a transaction");
-        let row = store::project::find(&mut tx, project)
-            .await
-            .expect("a query")
-            .expect("the project");
+        let row = store::project::find(&mut tx, project).await.expect("a query").expect("the project");
         for (from, to) in [
             (ProjectState::Ready, ProjectState::Pretraining),
             (ProjectState::Pretraining, ProjectState::Labeling),
         ] {
-            round::move_project(&mut tx, project, from, to)
-                .await
-                .expect("a move");
+            round::move_project(&mut tx, project, from, to).await.expect("a move");
         }
         let count = i32::try_from(items.len()).expect("a small batch");
-        let (id, state, strategy) = (
-            RoundId::generate(),
-            RoundState::Labeling,
-            Strategy::default(),
-        );
-        round::open(&mut tx, id, project, number, state, &strategy, None, count)
-            .await
-            .expect("a round");
-        let guess = Suggestion {
-            class: gleaner::domain::project::ClassIndex(1),
-            probability: 0.75,
-        };
+        let (id, state, strategy) = (RoundId::generate(), RoundState::Labeling, Strategy::default());
+        round::open(&mut tx, id, project, number, state, &strategy, None, count).await.expect("a round");
+        let guess = Suggestion { class: gleaner::domain::project::ClassIndex(1), probability: 0.75 };
         let tasks: Vec<_> = (0..)
             .zip(items)
             .map(|(rank, item)| NewTask {
@@ -455,9 +364,7 @@ impl App {
             model_version: None,
             votes_per_task: row.settings.votes_per_task,
         };
-        task::create_all(&mut tx, origin, &tasks)
-            .await
-            .expect("tasks");
+        task::create_all(&mut tx, origin, &tasks).await.expect("tasks");
         tx.commit().await.expect("a commit");
     }
 
@@ -472,10 +379,7 @@ impl App {
     /// Leases up to `count` tasks for a token.
     pub async fn lease(&self, token: &str, project: &str, count: u32) -> Vec<Value> {
         let path = format!("/api/v1/projects/{project}/leases");
-        let answer = self
-            .post_as(token, &path, json!({"count": count}))
-            .await
-            .expect(200);
+        let answer = self.post_as(token, &path, json!({"count": count})).await.expect(200);
         answer["tasks"].as_array().expect("tasks").clone()
     }
 
@@ -483,10 +387,7 @@ impl App {
     pub async fn label(&self, token: &str, project: &str, task: &Value, class: &str) -> Value {
         let path = format!("/api/v1/projects/{project}/labels");
         let label = json!({"task": task["task"], "class": class, "attempt": task["attempt"]});
-        let answer = self
-            .post_as(token, &path, json!({"labels": [label]}))
-            .await
-            .expect(200);
+        let answer = self.post_as(token, &path, json!({"labels": [label]})).await.expect(200);
         answer["results"][0].clone()
     }
 }
@@ -503,10 +404,11 @@ pub fn form(parts: &[(&str, Option<&str>, &[u8])]) -> (String, Vec<u8>) {
     let boundary = "gleaner-test-boundary";
     let mut body = Vec::new();
     for (field, file_name, content) in parts {
-        let file_name = file_name
-            .map(|name| format!("; filename=\"{name}\""))
-            .unwrap_or_default();
-        body.extend_from_slice(format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{field}\"{file_name}\r\n\r\n").as_bytes());
+        let file_name = file_name.map(|name| format!("; filename=\"{name}\"")).unwrap_or_default();
+        body.extend_from_slice(
+            format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{field}\"{file_name}\r\n\r\n")
+                .as_bytes(),
+        );
         body.extend_from_slice(content);
         body.extend_from_slice(b"\r\n");
     }

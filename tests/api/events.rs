@@ -18,19 +18,13 @@ async fn read_events(mut response: Response, count: usize) -> Vec<(i64, String, 
             .await
             .expect("an event within its time");
         text.push_str(
-            std::str::from_utf8(&chunk.expect("a chunk").expect("a stream that goes on"))
-                .expect("UTF-8"),
+            std::str::from_utf8(&chunk.expect("a chunk").expect("a stream that goes on")).expect("UTF-8"),
         );
         while let Some((frame, rest)) = text.split_once("\n\n") {
             let field = |name: &str| {
-                frame
-                    .lines()
-                    .find_map(|line| line.strip_prefix(name))
-                    .map(|value| value.trim().to_owned())
+                frame.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
             };
-            if let (Some(id), Some(kind), Some(data)) =
-                (field("id:"), field("event:"), field("data:"))
-            {
+            if let (Some(id), Some(kind), Some(data)) = (field("id:"), field("event:"), field("data:")) {
                 events.push((
                     id.parse().expect("a number"),
                     kind,
@@ -60,10 +54,7 @@ async fn a_stream_tells_what_happens_and_resumes_where_it_was() {
     app.label(&app.admin, "p", &tasks[0], "coat").await;
     let path = "/api/v1/projects/p/events?after=0";
     let first = read_events(open(&app, path, None).await, 2).await;
-    assert_eq!(
-        (first[0].1.as_str(), first[1].1.as_str()),
-        ("project.created", "label.accepted")
-    );
+    assert_eq!((first[0].1.as_str(), first[1].1.as_str()), ("project.created", "label.accepted"));
     assert_eq!(first[1].2["payload"]["class"], "coat");
     assert_eq!(first[1].2["number"], first[1].0);
 
@@ -83,24 +74,12 @@ async fn the_stream_of_all_projects_keeps_to_the_scope_of_its_token() {
     let mine = app.create_project("mine").await;
     app.create_project("other").await;
     let all = read_events(open(&app, "/api/v1/events?after=0", None).await, 2).await;
-    assert_eq!(
-        all.iter().map(|event| event.0).collect::<Vec<_>>(),
-        [1, 2],
-        "numbers have no gaps"
-    );
+    assert_eq!(all.iter().map(|event| event.0).collect::<Vec<_>>(), [1, 2], "numbers have no gaps");
     let token = app.scoped_token(Role::Operator, &[mine]).await;
     app.sql("insert into event (id, project, kind, payload) select gen_random_uuid(), id, 'project.paused', '{}' from project").await;
-    let response = app
-        .request(&token, Method::GET, "/api/v1/events?after=0")
-        .send()
-        .await
-        .unwrap();
+    let response = app.request(&token, Method::GET, "/api/v1/events?after=0").send().await.unwrap();
     let seen = read_events(response, 2).await;
-    assert!(
-        seen.iter()
-            .all(|event| event.2["project"] == mine.to_string()),
-        "{seen:?}"
-    );
+    assert!(seen.iter().all(|event| event.2["project"] == mine.to_string()), "{seen:?}");
 }
 
 #[tokio::test]
@@ -111,11 +90,8 @@ async fn a_stream_needs_a_tool_and_a_number_that_is_one() {
     send(app.request(&labeler, Method::GET, "/api/v1/projects/p/events"))
         .await
         .expect_problem(403, "forbidden");
-    app.get("/api/v1/projects/p/events?after=yesterday")
-        .await
-        .expect_invalid("after");
-    let wrong = app
-        .request(&app.admin, Method::GET, "/api/v1/projects/p/events")
-        .header("last-event-id", "x");
+    app.get("/api/v1/projects/p/events?after=yesterday").await.expect_invalid("after");
+    let wrong =
+        app.request(&app.admin, Method::GET, "/api/v1/projects/p/events").header("last-event-id", "x");
     send(wrong).await.expect_invalid("Last-Event-ID");
 }

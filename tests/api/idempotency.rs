@@ -8,37 +8,20 @@ use crate::app::spawn_app;
 async fn a_replay_gives_the_first_answer_and_does_nothing_again() {
     let app = spawn_app().await;
     let body = json!({"name": "p", "classes": ["a", "b"]});
-    let first = app
-        .post_with_key("k", "/api/v1/projects", body.clone())
-        .await
-        .expect(201);
-    let again = app
-        .post_with_key("k", "/api/v1/projects", body.clone())
-        .await;
+    let first = app.post_with_key("k", "/api/v1/projects", body.clone()).await.expect(201);
+    let again = app.post_with_key("k", "/api/v1/projects", body.clone()).await;
     assert_eq!(again.headers["idempotency-replayed"], "true");
     assert_eq!(again.expect(201), first);
-    app.post_with_key("other", "/api/v1/projects", body)
-        .await
-        .expect_problem(409, "name-taken");
+    app.post_with_key("other", "/api/v1/projects", body).await.expect_problem(409, "name-taken");
 }
 
 #[tokio::test]
 async fn another_body_under_the_key_is_409_and_another_token_or_path_is_another_request() {
     let app = spawn_app().await;
-    app.post_with_key(
-        "k",
-        "/api/v1/projects",
-        json!({"name": "p", "classes": ["a", "b"]}),
-    )
-    .await
-    .expect(201);
+    app.post_with_key("k", "/api/v1/projects", json!({"name": "p", "classes": ["a", "b"]})).await.expect(201);
     let other = json!({"name": "q", "classes": ["a", "b"]});
-    app.post_with_key("k", "/api/v1/projects", other)
-        .await
-        .expect_problem(409, "idempotency-mismatch");
-    app.post_with_key("k", "/api/v1/tokens", json!({"role": "tool", "name": "t"}))
-        .await
-        .expect(201);
+    app.post_with_key("k", "/api/v1/projects", other).await.expect_problem(409, "idempotency-mismatch");
+    app.post_with_key("k", "/api/v1/tokens", json!({"role": "tool", "name": "t"})).await.expect(201);
 }
 
 #[tokio::test]
@@ -59,24 +42,14 @@ async fn a_twin_in_flight_waits_and_gets_the_same_answer() {
 async fn an_error_keeps_no_answer_so_the_key_may_be_tried_again() {
     let app = spawn_app().await;
     app.create_project("p").await;
-    app.post_with_key("k", "/api/v1/projects/p/start", json!({}))
-        .await
-        .expect_problem(409, "empty-project");
-    let project = app.get("/api/v1/projects/p").await.expect(200)["id"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap();
+    app.post_with_key("k", "/api/v1/projects/p/start", json!({})).await.expect_problem(409, "empty-project");
+    let project = app.get("/api/v1/projects/p").await.expect(200)["id"].as_str().unwrap().parse().unwrap();
     app.add_items(project, 10).await;
-    app.post_with_key("k", "/api/v1/projects/p/start", json!({}))
-        .await
-        .expect(200);
+    app.post_with_key("k", "/api/v1/projects/p/start", json!({})).await.expect(200);
 }
 
 #[tokio::test]
 async fn a_key_that_no_header_should_hold_is_refused() {
     let app = spawn_app().await;
-    app.post_with_key("two words", "/api/v1/projects", json!({}))
-        .await
-        .expect_invalid("Idempotency-Key");
+    app.post_with_key("two words", "/api/v1/projects", json!({})).await.expect_invalid("Idempotency-Key");
 }

@@ -21,21 +21,14 @@ impl Proxy {
     pub async fn start(target: PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let proxy = Self {
-            target,
-            address,
-            running: Arc::default(),
-        };
+        let proxy = Self { target, address, running: Arc::default() };
         proxy.run(listener).await;
         proxy
     }
 
     /// How to reach the database through this gate.
     pub fn options(&self) -> PgConnectOptions {
-        self.target
-            .clone()
-            .host("127.0.0.1")
-            .port(self.address.port())
+        self.target.clone().host("127.0.0.1").port(self.address.port())
     }
 
     /// Closes the gate.

@@ -25,16 +25,10 @@ pub const CLASSES: [&str; 10] = [
 
 fn gunzip(name: &str) -> Vec<u8> {
     let path = Path::new(FOLDER).join(name);
-    let file = File::open(&path).unwrap_or_else(|error| {
-        panic!(
-            "{}: {error}; apt-get install dataset-fashion-mnist",
-            path.display()
-        )
-    });
+    let file = File::open(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; apt-get install dataset-fashion-mnist", path.display()));
     let mut bytes = Vec::new();
-    GzDecoder::new(file)
-        .read_to_end(&mut bytes)
-        .expect("a whole gzip file");
+    GzDecoder::new(file).read_to_end(&mut bytes).expect("a whole gzip file");
     bytes
 }
 
@@ -53,17 +47,13 @@ pub fn write_subset(folder: &Path, pool: usize, test: usize) -> HashMap<String, 
         let images = gunzip(&format!("{prefix}-images-idx3-ubyte.gz"));
         let labels = gunzip(&format!("{prefix}-labels-idx1-ubyte.gz"));
         let write = |kind: &str, bytes: Vec<u8>| {
-            fs::write(folder.join(format!("{prefix}-{kind}-ubyte")), bytes)
-                .expect("the subset is written");
+            fs::write(folder.join(format!("{prefix}-{kind}-ubyte")), bytes).expect("the subset is written");
         };
         write("images-idx3", cut(&images, 16, 28 * 28, count));
         write("labels-idx1", cut(&labels, 8, 1, count));
         if split == "train" {
             for (index, label) in labels[8..8 + count].iter().enumerate() {
-                answers.insert(
-                    format!("{split}/{index:05}"),
-                    CLASSES[usize::from(*label)].to_owned(),
-                );
+                answers.insert(format!("{split}/{index:05}"), CLASSES[usize::from(*label)].to_owned());
             }
         }
     }

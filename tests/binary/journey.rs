@@ -13,13 +13,7 @@ use crate::dataset::{CLASSES, write_subset};
 use crate::server::{Caller, Place, Server, free_port};
 
 /// The states in which the server is killed.
-pub const KILLED_STATES: [&str; 5] = [
-    "importing",
-    "pretraining",
-    "labeling",
-    "training",
-    "scoring",
-];
+pub const KILLED_STATES: [&str; 5] = ["importing", "pretraining", "labeling", "training", "scoring"];
 
 const POOL_COUNT: usize = 12_000;
 const TEST_COUNT: usize = 1_000;
@@ -76,39 +70,16 @@ impl Journey {
         journey
     }
 
-    async fn read(
-        caller: &Caller,
-        kills: BTreeMap<&'static str, usize>,
-        accepted: Vec<String>,
-    ) -> Self {
-        let project = caller
-            .json(Method::GET, &format!("/projects/{PROJECT}"), None)
-            .await;
-        let exported = caller
-            .json(
-                Method::GET,
-                &format!("/projects/{PROJECT}/labels?format=json"),
-                None,
-            )
-            .await;
-        let rows = exported
-            .as_array()
-            .or_else(|| exported["items"].as_array())
-            .expect("a list of labels");
+    async fn read(caller: &Caller, kills: BTreeMap<&'static str, usize>, accepted: Vec<String>) -> Self {
+        let project = caller.json(Method::GET, &format!("/projects/{PROJECT}"), None).await;
+        let exported =
+            caller.json(Method::GET, &format!("/projects/{PROJECT}/labels?format=json"), None).await;
+        let rows = exported.as_array().or_else(|| exported["items"].as_array()).expect("a list of labels");
         let exported: Vec<_> = rows
             .iter()
-            .map(|row| ExportedLabel {
-                label: text(&row["label"]),
-                name: text(&row["name"]),
-            })
+            .map(|row| ExportedLabel { label: text(&row["label"]), name: text(&row["name"]) })
             .collect();
-        let rounds = caller
-            .json(
-                Method::GET,
-                &format!("/projects/{PROJECT}/rounds?limit=100"),
-                None,
-            )
-            .await;
+        let rounds = caller.json(Method::GET, &format!("/projects/{PROJECT}/rounds?limit=100"), None).await;
         let mut rounds = rounds["items"].as_array().expect("rounds").clone();
         rounds.sort_by_key(|round| round["number"].as_i64());
         let mut queries = Vec::new();
@@ -121,19 +92,13 @@ impl Journey {
             accepted,
             exported,
             queries,
-            accuracies: rounds
-                .iter()
-                .map(|round| round["test_accuracy"].clone())
-                .collect(),
+            accuracies: rounds.iter().map(|round| round["test_accuracy"].clone()).collect(),
         }
     }
 }
 
 fn text(value: &Value) -> String {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("text expected, got {value}"))
-        .to_owned()
+    value.as_str().unwrap_or_else(|| panic!("text expected, got {value}")).to_owned()
 }
 
 async fn read_queries(caller: &Caller, round: &Value) -> Vec<(String, Value)> {
@@ -141,20 +106,9 @@ async fn read_queries(caller: &Caller, round: &Value) -> Vec<(String, Value)> {
     let tasks = caller.json(Method::GET, &path, None).await;
     let mut queries = Vec::new();
     for task in tasks["items"].as_array().expect("tasks") {
-        let item = caller
-            .json(
-                Method::GET,
-                &format!("/items/{}", text(&task["item"])),
-                None,
-            )
-            .await;
-        let why = json!([
-            task["rank"],
-            task["score"],
-            task["uncertainty"],
-            task["pretext_loss"],
-            task["source"]
-        ]);
+        let item = caller.json(Method::GET, &format!("/items/{}", text(&task["item"])), None).await;
+        let why =
+            json!([task["rank"], task["score"], task["uncertainty"], task["pretext_loss"], task["source"]]);
         queries.push((text(&item["name"]), why));
     }
     queries.sort_by_key(|(_, why)| why[0].as_i64());
@@ -220,35 +174,17 @@ async fn label_until(
     let mut accepted = Vec::new();
     while !*end.borrow() {
         let body = json!({"count": 5, "resume": true});
-        let leases = caller
-            .json(
-                Method::POST,
-                &format!("/projects/{PROJECT}/leases"),
-                Some(&body),
-            )
-            .await;
+        let leases = caller.json(Method::POST, &format!("/projects/{PROJECT}/leases"), Some(&body)).await;
         let tasks = leases["tasks"].as_array().expect("tasks").clone();
         if tasks.is_empty() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         for task in tasks {
-            let item = caller
-                .json(
-                    Method::GET,
-                    &format!("/items/{}", text(&task["item"])),
-                    None,
-                )
-                .await;
+            let item = caller.json(Method::GET, &format!("/items/{}", text(&task["item"])), None).await;
             let label = json!({"task": task["task"], "class": answers[item["name"].as_str().expect("a name")],
                 "attempt": task["attempt"], "seconds": 0.5});
             let body = json!({"labels": [label]});
-            let answer = caller
-                .json(
-                    Method::POST,
-                    &format!("/projects/{PROJECT}/labels"),
-                    Some(&body),
-                )
-                .await;
+            let answer = caller.json(Method::POST, &format!("/projects/{PROJECT}/labels"), Some(&body)).await;
             let result = &answer["results"][0];
             if result["outcome"] == "accepted" {
                 accepted.push(text(&result["label"]));
@@ -279,10 +215,7 @@ async fn kill_by_plan(
             return (kills, server);
         }
         let (now, work) = at_work(database).await;
-        assert_ne!(
-            now, "finished",
-            "the project finished before it was killed while {open:?}"
-        );
+        assert_ne!(now, "finished", "the project finished before it was killed while {open:?}");
         let target = open.into_iter().find(|state| *state == now);
         let (Some(state), Some(work)) = (target, work.filter(|work| *work != killed_work)) else {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -303,11 +236,7 @@ async fn kill_by_plan(
 
 /// The project's state, and what a kill would interrupt: an attempt of a job, or a batch that is partly answered.
 async fn at_work(database: &TestDatabase) -> (String, Option<String>) {
-    let mut connection = database
-        .store()
-        .acquire()
-        .await
-        .expect("the test's database answers");
+    let mut connection = database.store().acquire().await.expect("the test's database answers");
     let row: Option<(String, Option<String>)> = sqlx::query_as(
         "select state, case state when 'labeling'
              then (select nullif(count(*), 0)::text from slot

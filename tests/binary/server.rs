@@ -56,12 +56,7 @@ impl Server {
             if let Some(status) = server.child.try_wait().expect("the child's state") {
                 panic!("the server ended at its start with {status}");
             }
-            if client
-                .get(&address)
-                .send()
-                .await
-                .is_ok_and(|answer| answer.status().is_success())
-            {
+            if client.get(&address).send().await.is_ok_and(|answer| answer.status().is_success()) {
                 return server;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -86,24 +81,16 @@ pub struct Caller {
 impl Caller {
     /// A client of the server on `port`.
     pub fn new(port: u16) -> Self {
-        let client = Client::builder()
-            .timeout(Duration::from_secs(30))
-            .build()
-            .expect("a client");
-        Self {
-            client,
-            base: format!("http://127.0.0.1:{port}/api/v1"),
-        }
+        let client = Client::builder().timeout(Duration::from_secs(30)).build().expect("a client");
+        Self { client, base: format!("http://127.0.0.1:{port}/api/v1") }
     }
 
     /// Sends one request until somebody answers; a POST carries the same idempotency key each time.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Response {
         let key = uuid::Uuid::now_v7().to_string();
         loop {
-            let mut request = self
-                .client
-                .request(method.clone(), format!("{}{path}", self.base))
-                .bearer_auth(TOKEN);
+            let mut request =
+                self.client.request(method.clone(), format!("{}{path}", self.base)).bearer_auth(TOKEN);
             if method == Method::POST {
                 request = request.header("Idempotency-Key", &key);
             }

@@ -13,8 +13,18 @@ use crate::import::{self, SourceClass};
 /// Where Debian's package `dataset-fashion-mnist` puts its files.
 const FASHION_MNIST: &str = "/usr/share/datasets/fashion-mnist";
 
-const FASHION_MNIST_CLASSES: [&str; 10] =
-    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
+const FASHION_MNIST_CLASSES: [&str; 10] = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+];
 
 const CIFAR10_CLASSES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
@@ -49,7 +59,10 @@ impl Dataset {
         match name {
             "fashion-mnist" => Ok(Self {
                 project: name.to_owned(),
-                source: existing(source.unwrap_or(Path::new(FASHION_MNIST)), "apt-get install dataset-fashion-mnist brings it")?,
+                source: existing(
+                    source.unwrap_or(Path::new(FASHION_MNIST)),
+                    "apt-get install dataset-fashion-mnist brings it",
+                )?,
                 classes: owned(FASHION_MNIST_CLASSES),
                 image: ImageShape { size: 28, channels: 1 },
                 pretext_epochs: 2,
@@ -57,7 +70,9 @@ impl Dataset {
             }),
             "cifar10" => {
                 let Some(source) = source else {
-                    bail!("cifar10 isn't packaged by Debian; say where it lies: --source cifar-10-binary.tar.gz, or a tar or folder of train/<class> and test/<class>");
+                    bail!(
+                        "cifar10 isn't packaged by Debian; say where it lies: --source cifar-10-binary.tar.gz, or a tar or folder of train/<class> and test/<class>"
+                    );
                 };
                 Ok(Self {
                     project: name.to_owned(),
@@ -68,13 +83,16 @@ impl Dataset {
                     has_test_split: true,
                 })
             }
-            path => Self::from_path(&existing(Path::new(path), "use fashion-mnist, cifar10 or an existing path")?),
+            path => {
+                Self::from_path(&existing(Path::new(path), "use fashion-mnist, cifar10 or an existing path")?)
+            }
         }
     }
 
     fn from_path(source: &Path) -> anyhow::Result<Self> {
         let stem = source.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
-        let plain: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect();
+        let plain: String =
+            stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect();
         let (mut classes, mut has_test_split) = (std::collections::BTreeSet::new(), false);
         for entry in import::open(source, ImportFormat::Auto)? {
             let entry = entry?;
@@ -84,7 +102,10 @@ impl Dataset {
             }
         }
         if classes.len() < 2 {
-            bail!("{} needs a folder for each of at least two classes, since a demo knows no other way to their names", source.display());
+            bail!(
+                "{} needs a folder for each of at least two classes, since a demo knows no other way to their names",
+                source.display()
+            );
         }
         Ok(Self {
             project: format!("demo-{}", plain.trim_matches('-')),
@@ -98,7 +119,8 @@ impl Dataset {
 
     /// Writes `item name,class` for every pool image whose class the source knows; returns their number. Blocks on the disk.
     pub fn write_answers(&self, target: &Path) -> anyhow::Result<u64> {
-        let mut writer = csv::Writer::from_path(target).with_context(|| format!("{} can't be written", target.display()))?;
+        let mut writer = csv::Writer::from_path(target)
+            .with_context(|| format!("{} can't be written", target.display()))?;
         let mut count = 0;
         for entry in import::open(&self.source, ImportFormat::Auto)? {
             let entry = entry?;

@@ -81,16 +81,10 @@ pub fn new_classes(classes: &[ClassInput]) -> Vec<NewClass> {
 /// A list of classes as a request holds it; errors name the entry below `field`.
 pub fn parse_classes(list: Value, field: &str) -> Result<Vec<ClassInput>, ApiError> {
     let Value::Array(entries) = list else {
-        return Err(ApiError::invalid_field(
-            field,
-            "must be a list of class names",
-        ));
+        return Err(ApiError::invalid_field(field, "must be a list of class names"));
     };
     let parse = |(index, entry)| match entry {
-        Value::String(name) => Ok(ClassInput {
-            name,
-            ..ClassInput::default()
-        }),
+        Value::String(name) => Ok(ClassInput { name, ..ClassInput::default() }),
         object @ Value::Object(_) => {
             parse_value(object).map_err(|error| error.below(&format!("{field}.{index}")))
         }
@@ -105,7 +99,8 @@ pub fn parse_classes(list: Value, field: &str) -> Result<Vec<ClassInput>, ApiErr
 /// The changes that a PATCH asks for.
 pub fn parse_class_changes(changes: Value) -> Result<ClassChanges, ApiError> {
     if changes.is_array() {
-        let detail = "must be an object with rename, remove, add or show; the list as a whole can't be replaced";
+        let detail =
+            "must be an object with rename, remove, add or show; the list as a whole can't be replaced";
         return Err(ApiError::invalid_field("classes", detail));
     }
     parse_value(changes).map_err(|error| error.below("classes"))
@@ -116,15 +111,8 @@ pub fn validate_looks(classes: &[ClassInput]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut keys = HashSet::new();
     for (index, class) in classes.iter().enumerate() {
-        if class
-            .colour
-            .as_deref()
-            .is_some_and(|colour| !is_colour(colour))
-        {
-            errors.push(FieldError::new(
-                format!("classes.{index}.colour"),
-                "must be written #rrggbb",
-            ));
+        if class.colour.as_deref().is_some_and(|colour| !is_colour(colour)) {
+            errors.push(FieldError::new(format!("classes.{index}.colour"), "must be written #rrggbb"));
         }
         if let Some(key) = class.hotkey.as_deref() {
             if !is_hotkey(key) {
@@ -149,10 +137,7 @@ fn is_colour(text: &str) -> bool {
 
 fn is_hotkey(text: &str) -> bool {
     let mut characters = text.chars();
-    characters
-        .next()
-        .is_some_and(|c| !c.is_whitespace() && !c.is_control())
-        && characters.next().is_none()
+    characters.next().is_some_and(|c| !c.is_whitespace() && !c.is_control()) && characters.next().is_none()
 }
 
 /// Carries out changes of a project's classes; the caller holds the project's lock.
@@ -168,11 +153,7 @@ pub async fn change_classes(
         remove_class(connection, project, index, name).await?;
         classes.retain(|class| class.index != index);
     }
-    let added = if changes.add.is_null() {
-        Vec::new()
-    } else {
-        parse_classes(changes.add, "classes.add")?
-    };
+    let added = if changes.add.is_null() { Vec::new() } else { parse_classes(changes.add, "classes.add")? };
     class::insert_all(connection, project, &new_classes(&added)).await?;
     let mut classes = class::list(connection, project).await?;
     for (name, look) in changes.show {
@@ -182,14 +163,7 @@ pub async fn change_classes(
         };
         class.colour = look.colour.unwrap_or_else(|| class.colour.take());
         class.hotkey = look.hotkey.unwrap_or_else(|| class.hotkey.take());
-        class::set_look(
-            connection,
-            project,
-            index,
-            class.colour.as_deref(),
-            class.hotkey.as_deref(),
-        )
-        .await?;
+        class::set_look(connection, project, index, class.colour.as_deref(), class.hotkey.as_deref()).await?;
     }
     validate_result(&classes)
 }
@@ -221,9 +195,7 @@ async fn remove_class(
     name: &str,
 ) -> Result<(), ApiError> {
     let in_use = || {
-        ApiError::conflict(format!(
-            "class '{name}' has labels, so it can't be removed; rename it instead"
-        ))
+        ApiError::conflict(format!("class '{name}' has labels, so it can't be removed; rename it instead"))
     };
     match class::remove(connection, project, index).await {
         Ok(true) => Ok(()),
@@ -252,11 +224,7 @@ fn validate_result(classes: &[ClassRow]) -> Result<(), ApiError> {
     let names: Vec<_> = inputs.iter().map(|class| class.name.clone()).collect();
     let mut errors = validate_class_names(&names);
     errors.extend(validate_looks(&inputs));
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(ApiError::invalid(errors))
-    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
 }
 
 /// Tells a field that is null from one that is absent.

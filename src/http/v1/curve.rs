@@ -71,20 +71,15 @@ impl Interval {
         }
         let (z, n) = (1.959_964, count as f64);
         let centre = (accuracy + z * z / (2.0 * n)) / (1.0 + z * z / n);
-        let half = z / (1.0 + z * z / n)
-            * (accuracy * (1.0 - accuracy) / n + z * z / (4.0 * n * n)).sqrt();
-        Some(Self {
-            low: (centre - half).max(0.0),
-            high: (centre + half).min(1.0),
-        })
+        let half = z / (1.0 + z * z / n) * (accuracy * (1.0 - accuracy) / n + z * z / (4.0 * n * n)).sqrt();
+        Some(Self { low: (centre - half).max(0.0), high: (centre + half).min(1.0) })
     }
 }
 
 impl CurvePoint {
     fn new(model: &ModelRow, budget: Budget) -> Self {
-        let interval = model
-            .test_accuracy
-            .and_then(|accuracy| Interval::wilson(accuracy, i64::from(model.test_count)));
+        let interval =
+            model.test_accuracy.and_then(|accuracy| Interval::wilson(accuracy, i64::from(model.test_count)));
         Self {
             round: model.round,
             model_version: model.version,
@@ -129,17 +124,11 @@ pub async fn get_curve(
 ) -> Result<axum::Json<Curve>, ApiError> {
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
-    let budget = Budget {
-        total: row.settings.budget,
-        cost_per_label: row.settings.cost_per_label,
-    };
+    let budget = Budget { total: row.settings.budget, cost_per_label: row.settings.cost_per_label };
     let models = store::model::list(&mut connection, row.id, 0, POINT_COUNT_MAX).await?;
     let slices = store::model::list_random_slices(&mut connection, row.id).await?;
     Ok(axum::Json(Curve {
-        points: models
-            .iter()
-            .map(|model| CurvePoint::new(model, budget))
-            .collect(),
+        points: models.iter().map(|model| CurvePoint::new(model, budget)).collect(),
         random_points: slices.into_iter().filter_map(RandomPoint::new).collect(),
     }))
 }

@@ -86,10 +86,7 @@ pub async fn stream_project_events(
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     drop(connection);
-    Ok(stream(
-        app.events.subscribe(Some(vec![row.id]), after).await?,
-        stopping,
-    ))
+    Ok(stream(app.events.subscribe(Some(vec![row.id]), after).await?, stopping))
 }
 
 /// Streams the events of all projects that the token may touch.
@@ -113,25 +110,15 @@ pub async fn stream_events(
 ) -> Result<Response, ApiError> {
     let after = resume_after(&headers, &query)?;
     let projects = caller.projects.as_ref().map(|projects| projects.to_vec());
-    Ok(stream(
-        app.events.subscribe(projects, after).await?,
-        stopping,
-    ))
+    Ok(stream(app.events.subscribe(projects, after).await?, stopping))
 }
 
 fn resume_after(headers: &HeaderMap, query: &EventQuery) -> Result<Option<i64>, ApiError> {
     match headers.get("last-event-id") {
         None => page_cursor(query.after.as_deref()),
-        Some(value) => match value
-            .to_str()
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-        {
+        Some(value) => match value.to_str().ok().and_then(|text| text.trim().parse().ok()) {
             Some(number) => Ok(Some(number)),
-            None => Err(ApiError::invalid_field(
-                "Last-Event-ID",
-                "must be the number of an event",
-            )),
+            None => Err(ApiError::invalid_field("Last-Event-ID", "must be the number of an event")),
         },
     }
 }

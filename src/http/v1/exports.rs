@@ -128,20 +128,9 @@ pub async fn export_labels(
     let row = find_project(&mut connection, &caller, &project).await?;
     drop(connection);
     let format = query.format;
-    let disposition = format!(
-        "attachment; filename=\"{}-labels.{}\"",
-        row.name,
-        format.extension()
-    );
-    let headers = [
-        (CONTENT_TYPE, format.media_type().to_owned()),
-        (CONTENT_DISPOSITION, disposition),
-    ];
-    Ok((
-        headers,
-        Body::from_stream(label_pages(app.store.clone(), row.id, format)),
-    )
-        .into_response())
+    let disposition = format!("attachment; filename=\"{}-labels.{}\"", row.name, format.extension());
+    let headers = [(CONTENT_TYPE, format.media_type().to_owned()), (CONTENT_DISPOSITION, disposition)];
+    Ok((headers, Body::from_stream(label_pages(app.store.clone(), row.id, format))).into_response())
 }
 
 /// Where an export stands.
@@ -163,32 +152,20 @@ pub fn label_pages(
             let after = match step {
                 Step::Done => return Ok(None),
                 Step::End => {
-                    let end = if format == ExportFormat::Json {
-                        "]\n"
-                    } else {
-                        ""
-                    };
+                    let end = if format == ExportFormat::Json { "]\n" } else { "" };
                     return Ok(Some((Bytes::from_static(end.as_bytes()), Step::Done)));
                 }
                 Step::Page { after } => after,
             };
             // A connection a page, so that a slow reader doesn't keep one.
             let mut connection = store.acquire().await?;
-            let rows =
-                store::label::list_for_export(&mut connection, project, after, ROWS_PER_PAGE)
-                    .await?;
+            let rows = store::label::list_for_export(&mut connection, project, after, ROWS_PER_PAGE).await?;
             drop(connection);
             let next = match rows.last() {
-                Some(last) if rows.len() as i64 == ROWS_PER_PAGE => Step::Page {
-                    after: Some(last.label),
-                },
+                Some(last) if rows.len() as i64 == ROWS_PER_PAGE => Step::Page { after: Some(last.label) },
                 _ => Step::End,
             };
-            let text = write_rows(
-                format,
-                after.is_none(),
-                rows.into_iter().map(LabelRowAnswer::from),
-            )?;
+            let text = write_rows(format, after.is_none(), rows.into_iter().map(LabelRowAnswer::from))?;
             Ok(Some((Bytes::from(text), next)))
         }
     })
@@ -203,9 +180,7 @@ fn write_rows(
     let mut text = Vec::new();
     match format {
         ExportFormat::Csv => {
-            let mut writer = csv::WriterBuilder::new()
-                .has_headers(false)
-                .from_writer(&mut text);
+            let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(&mut text);
             if first {
                 writer.write_record([
                     "label",
@@ -292,9 +267,8 @@ mod tests {
 
     #[test]
     fn two_pages_make_one_json_array() {
-        let text = write(ExportFormat::Json, true, &["a", "b"])
-            + &write(ExportFormat::Json, false, &["c"])
-            + "]\n";
+        let text =
+            write(ExportFormat::Json, true, &["a", "b"]) + &write(ExportFormat::Json, false, &["c"]) + "]\n";
         let rows: Vec<serde_json::Value> = serde_json::from_str(&text).expect("an array");
         assert_eq!(rows.len(), 3);
         let none: Vec<serde_json::Value> =
@@ -304,13 +278,9 @@ mod tests {
 
     #[test]
     fn csv_has_one_header_and_quotes_what_needs_it() {
-        let text =
-            write(ExportFormat::Csv, true, &["a,b"]) + &write(ExportFormat::Csv, false, &["c"]);
+        let text = write(ExportFormat::Csv, true, &["a,b"]) + &write(ExportFormat::Csv, false, &["c"]);
         assert_eq!(text.lines().count(), 3);
         assert!(text.starts_with("label,task,item,name,class"));
-        assert!(
-            text.contains("\"a,b\",T-shirt/top,ana,1,query,,1.5,"),
-            "{text}"
-        );
+        assert!(text.contains("\"a,b\",T-shirt/top,ana,1,query,,1.5,"), "{text}");
     }
 }

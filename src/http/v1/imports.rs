@@ -74,11 +74,7 @@ impl From<ImportRow> for ImportAnswer {
         Self {
             id: row.id,
             state: row.state,
-            source: if row.uploaded {
-                "upload".to_owned()
-            } else {
-                row.source
-            },
+            source: if row.uploaded { "upload".to_owned() } else { row.source },
             read_count: row.read_count,
             added_count: row.added_count,
             duplicate_count: row.duplicate_count,
@@ -141,9 +137,7 @@ pub async fn create_import(
     };
     store::import::insert(work.connection(), row.id, &import).await?;
     control::queue_import(work.connection(), &row, import.id).await?;
-    let response = work
-        .finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id })
-        .await?;
+    let response = work.finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id }).await?;
     app.job_wake.wake();
     Ok(response)
 }
@@ -151,8 +145,7 @@ pub async fn create_import(
 /// The source as a real path inside the allowed folders; looks at the disk, so on a thread that may block.
 async fn resolve_source(app: &AppState, source: String) -> Result<PathBuf, ApiError> {
     let roots = app.import_roots.clone();
-    let resolved =
-        tokio::task::spawn_blocking(move || import::resolve_allowed(&source, &roots)).await;
+    let resolved = tokio::task::spawn_blocking(move || import::resolve_allowed(&source, &roots)).await;
     resolved
         .map_err(ApiError::internal)?
         .map_err(|error| ApiError::invalid_field("source", error.to_string()))
@@ -180,12 +173,7 @@ pub async fn list_imports(
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     let rows = store::import::list(&mut connection, row.id, after, i64::from(limit)).await?;
-    Ok(axum::Json(Page::new(
-        rows,
-        limit,
-        |row| row.id.to_string(),
-        ImportAnswer::from,
-    )))
+    Ok(axum::Json(Page::new(rows, limit, |row| row.id.to_string(), ImportAnswer::from)))
 }
 
 /// Shows an import: how far it is, and what was not taken.
@@ -208,8 +196,7 @@ pub async fn get_import(
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     let import = store::import::find(&mut connection, id).await?;
-    let import = import
-        .filter(|import| import.project == row.id)
-        .ok_or_else(|| ApiError::not_found("import", id))?;
+    let import =
+        import.filter(|import| import.project == row.id).ok_or_else(|| ApiError::not_found("import", id))?;
     Ok(axum::Json(ImportAnswer::from(import)))
 }

@@ -44,10 +44,8 @@ pub struct ItemAnswer {
 
 impl ItemAnswer {
     fn new(row: ItemRow, class_names: &ClassNames, caller: &Principal) -> Self {
-        let class = row
-            .class
-            .filter(|_| caller.has_role(Role::Operator))
-            .map(|class| class_names.name(class));
+        let class =
+            row.class.filter(|_| caller.has_role(Role::Operator)).map(|class| class_names.name(class));
         Self {
             id: row.id,
             name: row.name,
@@ -95,25 +93,16 @@ pub async fn list_items(
     Path(project): Path<String>,
     Query(query): Query<ItemQuery>,
 ) -> Result<axum::Json<Page<ItemAnswer>>, ApiError> {
-    let (limit, after) = (
-        page_limit(query.limit)?,
-        page_cursor::<ItemId>(query.after.as_deref())?,
-    );
+    let (limit, after) = (page_limit(query.limit)?, page_cursor::<ItemId>(query.after.as_deref())?);
     if query.labeled.is_some() && !caller.has_role(Role::Operator) {
         return Err(ApiError::needs_role(Role::Operator, caller.role));
     }
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     let class_names = ClassNames::read(&mut connection, row.id).await?;
-    let rows = store::item::list(
-        &mut connection,
-        row.id,
-        query.split,
-        query.labeled,
-        after,
-        i64::from(limit),
-    )
-    .await?;
+    let rows =
+        store::item::list(&mut connection, row.id, query.split, query.labeled, after, i64::from(limit))
+            .await?;
     Ok(axum::Json(Page::new(
         rows,
         limit,
@@ -140,9 +129,8 @@ pub async fn get_item(
 ) -> Result<axum::Json<ItemAnswer>, ApiError> {
     let mut connection = app.store.acquire().await?;
     let row = store::item::find(&mut connection, item).await?;
-    let row = row
-        .filter(|row| caller.may_touch(row.project))
-        .ok_or_else(|| ApiError::not_found("item", item))?;
+    let row =
+        row.filter(|row| caller.may_touch(row.project)).ok_or_else(|| ApiError::not_found("item", item))?;
     let class_names = ClassNames::read(&mut connection, row.project).await?;
     Ok(axum::Json(ItemAnswer::new(row, &class_names, &caller)))
 }
@@ -190,11 +178,7 @@ pub async fn get_item_image(
         }
         _ => false,
     };
-    let caller = if signed {
-        None
-    } else {
-        Some(caller.require(Role::Labeler)?)
-    };
+    let caller = if signed { None } else { Some(caller.require(Role::Labeler)?) };
     let mut connection = app.store.acquire().await?;
     let row = store::item::find(&mut connection, item).await?;
     drop(connection);
@@ -203,17 +187,8 @@ pub async fn get_item_image(
         .ok_or_else(|| ApiError::not_found("item", item))?;
     let tag = format!("\"{}\"", row.content_hash);
     // Content never changes under an id, so a browser need not ask again.
-    let fixed = [
-        (ETAG, tag.clone()),
-        (
-            CACHE_CONTROL,
-            "private, max-age=604800, immutable".to_owned(),
-        ),
-    ];
-    if headers
-        .get(IF_NONE_MATCH)
-        .is_some_and(|known| known.as_bytes() == tag.as_bytes())
-    {
+    let fixed = [(ETAG, tag.clone()), (CACHE_CONTROL, "private, max-age=604800, immutable".to_owned())];
+    if headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return Ok((StatusCode::NOT_MODIFIED, fixed).into_response());
     }
     let pack = crate::blob::pack_key(row.project, row.segment);

@@ -76,11 +76,7 @@ pub struct ResultAnswer {
 
 impl From<SubmitResult> for ResultAnswer {
     fn from(result: SubmitResult) -> Self {
-        Self {
-            task: result.task,
-            label: result.label,
-            outcome: result.outcome,
-        }
+        Self { task: result.task, label: result.label, outcome: result.outcome }
     }
 }
 
@@ -125,33 +121,22 @@ pub async fn submit_labels(
     post: Post<SubmitLabels>,
 ) -> Result<Response, ApiError> {
     validate(&post.body.labels, caller.role)?;
-    let submissions: Vec<Submission> = post
-        .body
-        .labels
-        .into_iter()
-        .map(LabelInput::into_submission)
-        .collect();
+    let submissions: Vec<Submission> =
+        post.body.labels.into_iter().map(LabelInput::into_submission).collect();
     let mut work = match post.call.begin(&app, caller.token).await? {
         Begun::Replay(replay) => {
             let mut connection = app.store.acquire().await?;
             let row = find_project(&mut connection, &caller, &project).await?;
             drop(connection);
             let round = round_progress(&app, row.id).await?;
-            return Ok(replay
-                .with(|answer| answer["round"] = json!(round))
-                .into_response());
+            return Ok(replay.with(|answer| answer["round"] = json!(round)).into_response());
         }
         Begun::Work(work) => work,
     };
     let row = find_project(work.connection(), &caller, &project).await?;
-    let results =
-        labeling::submit_labels(work.connection(), &row, caller.token, &submissions).await?;
+    let results = labeling::submit_labels(work.connection(), &row, caller.token, &submissions).await?;
     let results: Vec<_> = results.into_iter().map(ResultAnswer::from).collect();
-    work.keep(
-        StatusCode::OK,
-        &json!({"results": results, "round": Value::Null}),
-    )
-    .await?;
+    work.keep(StatusCode::OK, &json!({"results": results, "round": Value::Null})).await?;
     for result in &results {
         metrics::counter!(metric::LABELS_TOTAL, "outcome" => result.outcome.as_str()).increment(1);
     }
@@ -160,10 +145,7 @@ pub async fn submit_labels(
 }
 
 /// Counts after the commit; all submits of one moment share one count.
-async fn round_progress(
-    app: &AppState,
-    project: ProjectId,
-) -> Result<Option<RoundProgress>, ApiError> {
+async fn round_progress(app: &AppState, project: ProjectId) -> Result<Option<RoundProgress>, ApiError> {
     let standing = app.round_counts.count(project).await?;
     Ok(standing.map(RoundProgress::from))
 }
@@ -182,46 +164,27 @@ impl LabelInput {
 
 fn validate(labels: &[LabelInput], role: Role) -> Result<(), ApiError> {
     if !(1..=LABEL_COUNT_MAX).contains(&labels.len()) {
-        return Err(ApiError::invalid_field(
-            "labels",
-            format!("must be 1 to {LABEL_COUNT_MAX} labels"),
-        ));
+        return Err(ApiError::invalid_field("labels", format!("must be 1 to {LABEL_COUNT_MAX} labels")));
     }
     let mut errors = Vec::new();
     for (index, label) in labels.iter().enumerate() {
-        if label
-            .seconds
-            .is_some_and(|seconds| !(0.0..=86_400.0).contains(&seconds))
-        {
-            errors.push(FieldError::new(
-                format!("labels.{index}.seconds"),
-                "must be 0 to 86400",
-            ));
+        if label.seconds.is_some_and(|seconds| !(0.0..=86_400.0).contains(&seconds)) {
+            errors.push(FieldError::new(format!("labels.{index}.seconds"), "must be 0 to 86400"));
         }
         if let Some(person) = &label.labeler {
             errors.extend(validate_person(&format!("labels.{index}.labeler"), person, role).err());
         }
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(ApiError::invalid(errors))
-    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
 }
 
 /// Checks the name of a person for whom a tool labels.
 pub fn validate_person(field: &str, person: &str, role: Role) -> Result<(), FieldError> {
     if role < Role::Tool {
-        return Err(FieldError::new(
-            field,
-            "only a tool labels for other people",
-        ));
+        return Err(FieldError::new(field, "only a tool labels for other people"));
     }
     if !(1..=100).contains(&person.trim().chars().count()) || person.chars().any(char::is_control) {
-        return Err(FieldError::new(
-            field,
-            "must be 1 to 100 characters without control characters",
-        ));
+        return Err(FieldError::new(field, "must be 1 to 100 characters without control characters"));
     }
     Ok(())
 }
@@ -264,11 +227,7 @@ pub async fn undo_label(
     let project = project_of_label(&mut tx, &caller, label).await?;
     let undone = labeling::undo_label(&mut tx, &project, actor(&caller), label).await?;
     app.commit(tx).await?;
-    Ok(axum::Json(LabelAnswer {
-        label,
-        task: undone.task,
-        class: None,
-    }))
+    Ok(axum::Json(LabelAnswer { label, task: undone.task, class: None }))
 }
 
 /// Gives a label of one's own another class, at any time; it counts into the next training.
@@ -291,14 +250,9 @@ pub async fn correct_label(
 ) -> Result<axum::Json<LabelAnswer>, ApiError> {
     let mut tx = app.store.begin().await?;
     let project = project_of_label(&mut tx, &caller, label).await?;
-    let corrected =
-        labeling::correct_label(&mut tx, &project, actor(&caller), label, &request.class).await?;
+    let corrected = labeling::correct_label(&mut tx, &project, actor(&caller), label, &request.class).await?;
     app.commit(tx).await?;
-    Ok(axum::Json(LabelAnswer {
-        label,
-        task: corrected.task,
-        class: Some(request.class),
-    }))
+    Ok(axum::Json(LabelAnswer { label, task: corrected.task, class: Some(request.class) }))
 }
 
 /// The project of a label, if the caller may touch it.
@@ -311,13 +265,9 @@ async fn project_of_label(
         Some(row) => store::project::find(connection, row.project).await?,
         None => None,
     };
-    row.filter(|row| caller.may_touch(row.id))
-        .ok_or_else(|| ApiError::not_found("label", label))
+    row.filter(|row| caller.may_touch(row.id)).ok_or_else(|| ApiError::not_found("label", label))
 }
 
 fn actor(caller: &Labeler) -> Actor {
-    Actor {
-        token: caller.token,
-        touches_all: caller.has_role(Role::Operator),
-    }
+    Actor { token: caller.token, touches_all: caller.has_role(Role::Operator) }
 }

@@ -98,14 +98,9 @@ impl Leases {
                 })
                 .collect(),
         });
-        let wait = leases.wait.map(|reason| Wait {
-            reason,
-            retry_after_seconds: reason.retry_after_seconds(),
-        });
-        Self {
-            tasks: tasks.collect(),
-            wait,
-        }
+        let wait =
+            leases.wait.map(|reason| Wait { reason, retry_after_seconds: reason.retry_after_seconds() });
+        Self { tasks: tasks.collect(), wait }
     }
 }
 
@@ -136,8 +131,7 @@ pub async fn create_leases(
         Begun::Work(work) => work,
     };
     let row = find_project(work.connection(), &caller, &project).await?;
-    let leases =
-        labeling::lease_tasks(work.connection(), &row, caller.token, count, resume).await?;
+    let leases = labeling::lease_tasks(work.connection(), &row, caller.token, count, resume).await?;
     let class_names = ClassNames::read(work.connection(), row.id).await?;
     let leases = Leases::new(leases, &class_names, &app.key);
     let response = work.finish(StatusCode::OK, &leases).await?;
@@ -184,13 +178,8 @@ pub async fn renew_leases(
         Begun::Work(work) => work,
     };
     let row = find_project(work.connection(), &caller, &project).await?;
-    let count = labeling::renew_leases(
-        work.connection(),
-        &row,
-        caller.token,
-        post.body.tasks.as_deref(),
-    )
-    .await?;
+    let count =
+        labeling::renew_leases(work.connection(), &row, caller.token, post.body.tasks.as_deref()).await?;
     work.finish(StatusCode::OK, &ChangedLeases { count }).await
 }
 
@@ -217,12 +206,7 @@ pub async fn release_leases(
         Begun::Work(work) => work,
     };
     let row = find_project(work.connection(), &caller, &project).await?;
-    let count = labeling::release_leases(
-        work.connection(),
-        &row,
-        caller.token,
-        post.body.tasks.as_deref(),
-    )
-    .await?;
+    let count =
+        labeling::release_leases(work.connection(), &row, caller.token, post.body.tasks.as_deref()).await?;
     work.finish(StatusCode::OK, &ChangedLeases { count }).await
 }

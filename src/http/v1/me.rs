@@ -14,9 +14,7 @@ use crate::access::token::TokenText;
 use crate::domain::ids::{ProjectId, TokenId};
 use crate::domain::role::Role;
 use crate::http::AppState;
-use crate::http::auth::{
-    Labeler, SESSION_COOKIE, check_origin, principal_of_id, principal_of_text,
-};
+use crate::http::auth::{Labeler, SESSION_COOKIE, check_origin, principal_of_id, principal_of_text};
 use crate::http::extract::Json;
 use crate::http::problem::{ApiError, ProblemKind};
 use crate::store;
@@ -43,10 +41,7 @@ impl Me {
             id: principal.token,
             role: principal.role,
             name: principal.name.to_string(),
-            projects: principal
-                .projects
-                .as_ref()
-                .map(|projects| projects.to_vec()),
+            projects: principal.projects.as_ref().map(|projects| projects.to_vec()),
         })
     }
 }
@@ -61,10 +56,7 @@ impl Me {
         (status = 200, description = "The caller", body = Me),
     ),
 )]
-pub async fn get_me(
-    State(app): State<AppState>,
-    caller: Labeler,
-) -> Result<axum::Json<Me>, ApiError> {
+pub async fn get_me(State(app): State<AppState>, caller: Labeler) -> Result<axum::Json<Me>, ApiError> {
     Ok(axum::Json(Me::read(&app, &caller).await?))
 }
 
@@ -111,18 +103,11 @@ pub async fn create_session(
             principal_of_id(&app, token).await?
         }
         _ => {
-            return Err(ApiError::invalid_field(
-                "token",
-                "send either token or code",
-            ));
+            return Err(ApiError::invalid_field("token", "send either token or code"));
         }
     };
     let me = Me::read(&app, &principal).await?;
-    let value = session::seal(
-        &app.key,
-        principal.token,
-        Utc::now() + TimeDelta::seconds(SESSION_SECONDS),
-    );
+    let value = session::seal(&app.key, principal.token, Utc::now() + TimeDelta::seconds(SESSION_SECONDS));
     let cookie = cookie(&app, &value, SESSION_SECONDS);
     Ok(([(SET_COOKIE, cookie)], axum::Json(me)).into_response())
 }
@@ -144,10 +129,7 @@ fn refuse_foreign_page(method: &Method, headers: &HeaderMap) -> Result<(), ApiEr
     security(()),
     responses((status = 204, description = "The cookie is gone")),
 )]
-pub async fn delete_session(
-    State(app): State<AppState>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub async fn delete_session(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     refuse_foreign_page(&Method::DELETE, &headers)?;
     let cookie = cookie(&app, "", 0);
     Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response())
@@ -155,7 +137,5 @@ pub async fn delete_session(
 
 fn cookie(app: &AppState, value: &str, max_age_seconds: i64) -> String {
     let secure = if app.is_public_https { "; Secure" } else { "" };
-    format!(
-        "{SESSION_COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={max_age_seconds}{secure}"
-    )
+    format!("{SESSION_COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={max_age_seconds}{secure}")
 }

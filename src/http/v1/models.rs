@@ -68,19 +68,8 @@ pub async fn list_models(
     let (limit, after) = (query.limit()?, query.after::<i32>()?);
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
-    let rows = store::model::list(
-        &mut connection,
-        row.id,
-        after.unwrap_or(0),
-        i64::from(limit),
-    )
-    .await?;
-    Ok(axum::Json(Page::new(
-        rows,
-        limit,
-        |row| row.version.to_string(),
-        ModelAnswer::from,
-    )))
+    let rows = store::model::list(&mut connection, row.id, after.unwrap_or(0), i64::from(limit)).await?;
+    Ok(axum::Json(Page::new(rows, limit, |row| row.version.to_string(), ModelAnswer::from)))
 }
 
 /// Downloads a model's weights: safetensors with torchvision's key names.
@@ -106,24 +95,13 @@ pub async fn get_model_weights(
     let model = model.ok_or_else(|| ApiError::not_found("model", version))?;
     drop(connection);
     let path = app.blob.local_path(&model.checkpoint).await?;
-    let file = tokio::fs::File::open(&path)
-        .await
-        .map_err(ApiError::internal)?;
+    let file = tokio::fs::File::open(&path).await.map_err(ApiError::internal)?;
     let length_bytes = file.metadata().await.map_err(ApiError::internal)?.len();
     let headers = [
         (CONTENT_TYPE, "application/octet-stream".to_owned()),
         (CONTENT_LENGTH, length_bytes.to_string()),
-        (
-            CONTENT_DISPOSITION,
-            format!(
-                "attachment; filename=\"{}-{version}.safetensors\"",
-                row.name
-            ),
-        ),
-        (
-            CACHE_CONTROL,
-            "private, max-age=31536000, immutable".to_owned(),
-        ),
+        (CONTENT_DISPOSITION, format!("attachment; filename=\"{}-{version}.safetensors\"", row.name)),
+        (CACHE_CONTROL, "private, max-age=31536000, immutable".to_owned()),
     ];
     Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())
 }

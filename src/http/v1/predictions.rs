@@ -105,19 +105,14 @@ pub async fn create_predictions(
     call.body_hash = hash(&images);
     let (names, images): (Vec<_>, Vec<_>) = images.into_iter().unzip();
     let shape = row.settings.image;
-    let packed = tokio::task::spawn_blocking(move || pack(&images, shape))
-        .await
-        .map_err(ApiError::internal)??;
+    let packed =
+        tokio::task::spawn_blocking(move || pack(&images, shape)).await.map_err(ApiError::internal)??;
     let work = match call.begin(&app, caller.token).await? {
         Begun::Replay(replay) => return Ok(replay.into_response()),
         Begun::Work(work) => work,
     };
     let predictions = engine.predict(row.id, packed).await?;
-    work.finish(
-        StatusCode::OK,
-        &PredictionsAnswer::new(predictions, names, &class_names),
-    )
-    .await
+    work.finish(StatusCode::OK, &PredictionsAnswer::new(predictions, names, &class_names)).await
 }
 
 impl PredictionsAnswer {
@@ -125,9 +120,7 @@ impl PredictionsAnswer {
         let rows = names.into_iter().zip(predictions.rows);
         Self {
             model_version: predictions.model_version,
-            predictions: rows
-                .map(|(name, row)| PredictionAnswer::new(name, &row, class_names))
-                .collect(),
+            predictions: rows.map(|(name, row)| PredictionAnswer::new(name, &row, class_names)).collect(),
         }
     }
 }
@@ -143,26 +136,14 @@ impl PredictionAnswer {
             .collect();
         // Stable, so that equal probabilities stay in the order of the classes.
         probabilities.sort_by(|one, other| other.probability.total_cmp(&one.probability));
-        let class = probabilities
-            .first()
-            .map(|best| best.class.clone())
-            .unwrap_or_default();
-        Self {
-            name,
-            class,
-            probabilities,
-            uncertainty: prediction.uncertainty,
-        }
+        let class = probabilities.first().map(|best| best.class.clone()).unwrap_or_default();
+        Self { name, class, probabilities, uncertainty: prediction.uncertainty }
     }
 }
 
 /// Names and bytes of the images of a request.
 async fn receive(request: Request, app: &AppState) -> Result<Vec<(String, Bytes)>, ApiError> {
-    let media_type = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
+    let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     if media_type.starts_with("image/") {
         return Ok(vec![("image".to_owned(), read_body(request, app).await?)]);
     }
@@ -174,20 +155,13 @@ async fn receive(request: Request, app: &AppState) -> Result<Vec<(String, Bytes)
     })?;
     let mut images = Vec::new();
     while let Some(field) = form.next_field().await.map_err(|error| refuse(&error))? {
-        let name = field
-            .file_name()
-            .or(field.name())
-            .unwrap_or("image")
-            .to_owned();
+        let name = field.file_name().or(field.name()).unwrap_or("image").to_owned();
         images.push((name, field.bytes().await.map_err(|error| refuse(&error))?));
     }
     if (1..=IMAGE_COUNT_MAX).contains(&images.len()) {
         Ok(images)
     } else {
-        Err(ApiError::invalid_field(
-            "image",
-            format!("must be 1 to {IMAGE_COUNT_MAX} images"),
-        ))
+        Err(ApiError::invalid_field("image", format!("must be 1 to {IMAGE_COUNT_MAX} images")))
     }
 }
 
@@ -212,9 +186,5 @@ fn pack(images: &[Bytes], shape: ImageShape) -> Result<Vec<Vec<u8>>, ApiError> {
             Err(error) => errors.push(FieldError::new(format!("image.{index}"), error.to_string())),
         }
     }
-    if errors.is_empty() {
-        Ok(packed)
-    } else {
-        Err(ApiError::invalid(errors))
-    }
+    if errors.is_empty() { Ok(packed) } else { Err(ApiError::invalid(errors)) }
 }

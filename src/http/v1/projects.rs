@@ -19,8 +19,7 @@ use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::http::project_answer::{ProjectAnswer, describe};
 use crate::http::v1::classes::{
-    ClassEntry, ClassInput, change_classes, new_classes, parse_class_changes, parse_classes,
-    validate_looks,
+    ClassEntry, ClassInput, change_classes, new_classes, parse_class_changes, parse_classes, validate_looks,
 };
 use crate::store::project::ProjectRow;
 use crate::store::{self, PgConnection};
@@ -75,24 +74,18 @@ pub async fn create_project(
         Begun::Work(work) => work,
     };
     let connection = work.connection();
-    let row =
-        match store::project::insert(connection, request.name.as_str(), &request.settings).await {
-            Err(error) if error.is_conflict_on("project_name") => {
-                return Err(ApiError::new(
-                    ProblemKind::NameTaken,
-                    format!("there is a project '{}' already", request.name),
-                ));
-            }
-            inserted => inserted?,
-        };
+    let row = match store::project::insert(connection, request.name.as_str(), &request.settings).await {
+        Err(error) if error.is_conflict_on("project_name") => {
+            return Err(ApiError::new(
+                ProblemKind::NameTaken,
+                format!("there is a project '{}' already", request.name),
+            ));
+        }
+        inserted => inserted?,
+    };
     store::class::insert_all(connection, row.id, &new_classes(&request.classes)).await?;
-    store::event::append(
-        connection,
-        Some(row.id),
-        EventKind::ProjectCreated,
-        &json!({"name": row.name}),
-    )
-    .await?;
+    store::event::append(connection, Some(row.id), EventKind::ProjectCreated, &json!({"name": row.name}))
+        .await?;
     let answer = describe(connection, row).await?;
     work.finish(StatusCode::CREATED, &answer).await
 }
@@ -115,23 +108,13 @@ pub async fn list_projects(
 ) -> Result<axum::Json<Page<ProjectAnswer>>, ApiError> {
     let (limit, after) = (query.limit()?, query.after()?);
     let mut connection = app.store.acquire().await?;
-    let rows = store::project::list(
-        &mut connection,
-        caller.projects.as_deref(),
-        after,
-        i64::from(limit),
-    )
-    .await?;
+    let rows =
+        store::project::list(&mut connection, caller.projects.as_deref(), after, i64::from(limit)).await?;
     let mut answers = Vec::with_capacity(rows.len());
     for row in rows {
         answers.push(describe(&mut connection, row).await?);
     }
-    Ok(axum::Json(Page::new(
-        answers,
-        limit,
-        |answer| answer.id.to_string(),
-        |answer| answer,
-    )))
+    Ok(axum::Json(Page::new(answers, limit, |answer| answer.id.to_string(), |answer| answer)))
 }
 
 /// Shows a project: its state, the running job's progress, counts, money, classes and settings.
@@ -179,14 +162,8 @@ pub async fn change_project(
     Path(project): Path<String>,
     Json(mut patch): Json<Map<String, Value>>,
 ) -> Result<axum::Json<ProjectAnswer>, ApiError> {
-    let name = patch
-        .remove("name")
-        .map(|name| parse_name(Some(name)))
-        .transpose()?;
-    let classes = patch
-        .remove("classes")
-        .map(parse_class_changes)
-        .transpose()?;
+    let name = patch.remove("name").map(|name| parse_name(Some(name))).transpose()?;
+    let classes = patch.remove("classes").map(parse_class_changes).transpose()?;
     let mut tx = app.store.begin().await?;
     let found = find_project(&mut tx, &caller, &project).await?;
     // Whoever makes slots or moves the project holds this lock, so settings don't change under its hands.
@@ -207,13 +184,8 @@ pub async fn change_project(
     }
     store::project::update_settings(&mut tx, row.id, &settings).await?;
     if !changed.is_empty() {
-        store::event::append(
-            &mut tx,
-            Some(row.id),
-            EventKind::ProjectChanged,
-            &json!({"fields": changed}),
-        )
-        .await?;
+        store::event::append(&mut tx, Some(row.id), EventKind::ProjectChanged, &json!({"fields": changed}))
+            .await?;
     }
     let row = store::project::find(&mut tx, row.id)
         .await?
@@ -253,10 +225,8 @@ pub async fn delete_project(
     let mut tx = app.store.begin().await?;
     let row = find_project(&mut tx, &caller, &project).await?;
     if query.confirm.as_deref() != Some(row.name.as_str()) {
-        let detail = format!(
-            "write ?confirm={} to delete this project with its images, labels and models",
-            row.name
-        );
+        let detail =
+            format!("write ?confirm={} to delete this project with its images, labels and models", row.name);
         return Err(ApiError::invalid_field("confirm", detail));
     }
     store::round::lock_project(&mut tx, row.id).await?;
@@ -272,20 +242,12 @@ impl CreateProject {
         let name = parse_name(body.remove("name"));
         let classes = parse_classes(body.remove("classes").unwrap_or(Value::Null), "classes")?;
         let settings: ProjectSettings = parse_value(Value::Object(body))?;
-        let mut errors = validate_class_names(
-            &classes
-                .iter()
-                .map(|class| class.name.clone())
-                .collect::<Vec<_>>(),
-        );
+        let mut errors =
+            validate_class_names(&classes.iter().map(|class| class.name.clone()).collect::<Vec<_>>());
         errors.extend(validate_looks(&classes));
         errors.extend(settings.validate());
         match name {
-            Ok(name) if errors.is_empty() => Ok(Self {
-                name,
-                classes,
-                settings,
-            }),
+            Ok(name) if errors.is_empty() => Ok(Self { name, classes, settings }),
             Ok(_) => Err(ApiError::invalid(errors)),
             Err(error) => Err(error.with_fields(errors)),
         }
@@ -320,17 +282,10 @@ fn merge_settings(
     }
     let settings: ProjectSettings = parse_value(Value::Object(merged))?;
     let errors = settings.validate();
-    if errors.is_empty() {
-        Ok(settings)
-    } else {
-        Err(ApiError::invalid(errors))
-    }
+    if errors.is_empty() { Ok(settings) } else { Err(ApiError::invalid(errors)) }
 }
 
-fn changed_fields(
-    before: &ProjectSettings,
-    after: &ProjectSettings,
-) -> Result<Vec<String>, ApiError> {
+fn changed_fields(before: &ProjectSettings, after: &ProjectSettings) -> Result<Vec<String>, ApiError> {
     let (before, after) = (to_object(before)?, to_object(after)?);
     Ok(after
         .into_iter()
@@ -353,19 +308,15 @@ async fn refuse_frozen(
 ) -> Result<(), ApiError> {
     let frozen_at_start = ["seed", "image", "backbone", "pretext"];
     if row.state.is_started()
-        && let Some(field) = changed
-            .iter()
-            .find(|field| frozen_at_start.contains(&field.as_str()))
+        && let Some(field) = changed.iter().find(|field| frozen_at_start.contains(&field.as_str()))
     {
-        let detail = format!(
-            "{field} is frozen since the project was started; make a new project to try another"
-        );
+        let detail =
+            format!("{field} is frozen since the project was started; make a new project to try another");
         return Err(ApiError::new(ProblemKind::Frozen, detail));
     }
-    if changed.iter().any(|field| field == "image")
-        && store::import::exists(connection, row.id).await?
-    {
-        let detail = "image is frozen since images were imported in this shape; make a new project for another";
+    if changed.iter().any(|field| field == "image") && store::import::exists(connection, row.id).await? {
+        let detail =
+            "image is frozen since images were imported in this shape; make a new project for another";
         return Err(ApiError::new(ProblemKind::Frozen, detail));
     }
     Ok(())
@@ -377,10 +328,9 @@ async fn rename_project(
     name: &ProjectName,
 ) -> Result<(), ApiError> {
     match store::project::rename(connection, row.id, name.as_str()).await {
-        Err(error) if error.is_conflict_on("project_name") => Err(ApiError::new(
-            ProblemKind::NameTaken,
-            format!("there is a project '{name}' already"),
-        )),
+        Err(error) if error.is_conflict_on("project_name") => {
+            Err(ApiError::new(ProblemKind::NameTaken, format!("there is a project '{name}' already")))
+        }
         renamed => Ok(renamed?),
     }
 }

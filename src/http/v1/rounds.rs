@@ -44,12 +44,7 @@ pub struct RoundAnswer {
 
 impl RoundAnswer {
     fn new(summary: RoundSummary, class_names: &ClassNames) -> Self {
-        let RoundSummary {
-            round,
-            answered_count,
-            test_accuracy,
-            class_counts,
-        } = summary;
+        let RoundSummary { round, answered_count, test_accuracy, class_counts } = summary;
         Self {
             number: round.number,
             state: round.state,
@@ -75,18 +70,13 @@ impl ClassNames {
     /// Reads them.
     pub async fn read(connection: &mut PgConnection, project: ProjectId) -> Result<Self, ApiError> {
         let rows = store::class::list(connection, project).await?;
-        Ok(Self(
-            rows.into_iter().map(|row| (row.index, row.name)).collect(),
-        ))
+        Ok(Self(rows.into_iter().map(|row| (row.index, row.name)).collect()))
     }
 
     /// The name of a class; its index when it is gone, which foreign keys prevent.
     #[must_use]
     pub fn name(&self, class: ClassIndex) -> String {
-        self.0
-            .get(&class)
-            .cloned()
-            .unwrap_or_else(|| class.0.to_string())
+        self.0.get(&class).cloned().unwrap_or_else(|| class.0.to_string())
     }
 }
 
@@ -111,13 +101,7 @@ pub async fn list_rounds(
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     let class_names = ClassNames::read(&mut connection, row.id).await?;
-    let rounds = store::round::list(
-        &mut connection,
-        row.id,
-        after.unwrap_or(-1),
-        i64::from(limit),
-    )
-    .await?;
+    let rounds = store::round::list(&mut connection, row.id, after.unwrap_or(-1), i64::from(limit)).await?;
     let page = Page::new(
         rounds,
         limit,
@@ -146,9 +130,7 @@ pub async fn get_round(
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     let rounds = store::round::list(&mut connection, row.id, number.saturating_sub(1), 1).await?;
-    let round = rounds
-        .into_iter()
-        .find(|summary| summary.round.number == number);
+    let round = rounds.into_iter().find(|summary| summary.round.number == number);
     let round = round.ok_or_else(|| ApiError::not_found("round", number))?;
     let class_names = ClassNames::read(&mut connection, row.id).await?;
     Ok(axum::Json(RoundAnswer::new(round, &class_names)))
@@ -217,10 +199,7 @@ pub async fn list_round_tasks(
     let (limit, after) = (query.limit()?, query.after::<TaskCursor>()?);
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
-    if store::round::find(&mut connection, row.id, number)
-        .await?
-        .is_none()
-    {
+    if store::round::find(&mut connection, row.id, number).await?.is_none() {
         return Err(ApiError::not_found("round", number));
     }
     let tasks = store::task::list_of_round(
@@ -232,12 +211,7 @@ pub async fn list_round_tasks(
     )
     .await?;
     let cursor = |task: &TaskRow| format!("{}_{}", task.rank, task.id);
-    Ok(axum::Json(Page::new(
-        tasks,
-        limit,
-        cursor,
-        TaskAnswer::from,
-    )))
+    Ok(axum::Json(Page::new(tasks, limit, cursor, TaskAnswer::from)))
 }
 
 /// Where a page of tasks begins: after this rank and task.
@@ -251,9 +225,6 @@ impl std::str::FromStr for TaskCursor {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (rank, task) = text.split_once('_').ok_or(())?;
-        Ok(Self {
-            rank: rank.parse().map_err(|_| ())?,
-            task: task.parse().map_err(|_| ())?,
-        })
+        Ok(Self { rank: rank.parse().map_err(|_| ())?, task: task.parse().map_err(|_| ())? })
     }
 }

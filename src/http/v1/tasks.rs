@@ -53,31 +53,17 @@ pub async fn skip_task(
     Path((project, task)): Path<(String, TaskId)>,
     post: Post<SkipTask>,
 ) -> Result<Response, ApiError> {
-    let SkipTask {
-        reason,
-        labeler: person,
-    } = post.body;
+    let SkipTask { reason, labeler: person } = post.body;
     if let Some(person) = &person {
-        validate_person("labeler", person, caller.role)
-            .map_err(|error| ApiError::invalid(vec![error]))?;
+        validate_person("labeler", person, caller.role).map_err(|error| ApiError::invalid(vec![error]))?;
     }
     let mut work = match post.call.begin(&app, caller.token).await? {
         Begun::Replay(replay) => return Ok(replay.into_response()),
         Begun::Work(work) => work,
     };
     let row = find_project(work.connection(), &caller, &project).await?;
-    labeling::skip_task(
-        work.connection(),
-        &row,
-        caller.token,
-        person.as_deref(),
-        task,
-        reason,
-    )
-    .await?;
-    let response = work
-        .finish(StatusCode::OK, &SkipAnswer { task, reason })
-        .await?;
+    labeling::skip_task(work.connection(), &row, caller.token, person.as_deref(), task, reason).await?;
+    let response = work.finish(StatusCode::OK, &SkipAnswer { task, reason }).await?;
     // A skip may have closed the batch's last slot.
     app.round_counts.wake().wake();
     Ok(response)

@@ -91,13 +91,7 @@ pub async fn create_token(
 ) -> Result<Response, ApiError> {
     let request = post.body;
     request.validate()?;
-    if !caller.is_unscoped()
-        && !request
-            .projects
-            .iter()
-            .flatten()
-            .all(|id| caller.may_touch(*id))
-    {
+    if !caller.is_unscoped() && !request.projects.iter().flatten().all(|id| caller.may_touch(*id)) {
         return Err(ApiError::new(
             ProblemKind::Forbidden,
             "your token may only make tokens for its own projects",
@@ -114,10 +108,7 @@ pub async fn create_token(
         Begun::Work(work) => work,
     };
     for (index, id) in request.projects.iter().flatten().enumerate() {
-        if store::project::find(work.connection(), *id)
-            .await?
-            .is_none()
-        {
+        if store::project::find(work.connection(), *id).await?.is_none() {
             return Err(ApiError::invalid_field(
                 format!("projects.{index}"),
                 format!("there is no project {id}"),
@@ -136,10 +127,7 @@ pub async fn create_token(
     .await?;
     let kept = CreatedToken { id, token: None };
     work.keep(StatusCode::CREATED, &kept).await?;
-    let shown = CreatedToken {
-        id,
-        token: Some(text.expose().to_owned()),
-    };
+    let shown = CreatedToken { id, token: Some(text.expose().to_owned()) };
     Ok((StatusCode::CREATED, axum::Json(shown)).into_response())
 }
 
@@ -148,19 +136,12 @@ impl CreateToken {
         let mut errors = Vec::new();
         let name = self.name.trim();
         if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
-            errors.push(FieldError::new(
-                "name",
-                "must be 1 to 100 characters without control characters",
-            ));
+            errors.push(FieldError::new("name", "must be 1 to 100 characters without control characters"));
         }
         if self.expires_at.is_some_and(|end| end <= Utc::now()) {
             errors.push(FieldError::new("expires_at", "must lie in the future"));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(ApiError::invalid(errors))
-        }
+        if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(errors)) }
     }
 }
 
@@ -185,12 +166,7 @@ pub async fn list_tokens(
     let (limit, after) = (query.limit()?, query.after::<TokenId>()?);
     let mut connection = app.store.acquire().await?;
     let rows = store::token::list(&mut connection, after, i64::from(limit)).await?;
-    Ok(axum::Json(Page::new(
-        rows,
-        limit,
-        |row| row.id.to_string(),
-        TokenAnswer::from,
-    )))
+    Ok(axum::Json(Page::new(rows, limit, |row| row.id.to_string(), TokenAnswer::from)))
 }
 
 /// Revokes a token at once, with the sessions that were opened with it.
@@ -223,8 +199,5 @@ fn require_unscoped(caller: &Admin) -> Result<(), ApiError> {
     if caller.is_unscoped() {
         return Ok(());
     }
-    Err(ApiError::new(
-        ProblemKind::Forbidden,
-        "this needs an admin token that isn't limited to projects",
-    ))
+    Err(ApiError::new(ProblemKind::Forbidden, "this needs an admin token that isn't limited to projects"))
 }

@@ -71,9 +71,7 @@ pub async fn upload_images(
     let mut call = Call::of(&request)?;
     let form = Multipart::from_request(request, &app)
         .await
-        .map_err(|rejection| {
-            ApiError::new(ProblemKind::UnsupportedMediaType, rejection.body_text())
-        })?;
+        .map_err(|rejection| ApiError::new(ProblemKind::UnsupportedMediaType, rejection.body_text()))?;
     let folder = tempfile::tempdir_in(app.scratch.as_path()).map_err(ApiError::internal)?;
     let upload = Upload::receive(form, folder.path()).await?;
     call.body_hash = upload.hash;
@@ -125,9 +123,7 @@ async fn queue(
     };
     store::import::insert(work.connection(), row.id, import).await?;
     control::queue_import(work.connection(), row, import.id).await?;
-    let response = work
-        .finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id })
-        .await?;
+    let response = work.finish(StatusCode::ACCEPTED, &CreatedImport { id: import.id }).await?;
     app.job_wake.wake();
     Ok(Queued::New(response))
 }
@@ -155,12 +151,7 @@ struct SourceFile {
 
 impl Upload {
     async fn receive(mut form: Multipart, folder: &FilePath) -> Result<Self, ApiError> {
-        let mut upload = Self {
-            files: Vec::new(),
-            split: SplitRule::default(),
-            labels: None,
-            hash: [0; 32],
-        };
+        let mut upload = Self { files: Vec::new(), split: SplitRule::default(), labels: None, hash: [0; 32] };
         let mut hash = Sha256::new();
         while let Some(field) = form.next_field().await.map_err(|error| refuse(&error))? {
             let name = field.name().unwrap_or_default().to_owned();
@@ -199,26 +190,17 @@ impl Upload {
         if let [(_, path)] = self.files.as_slice()
             && is_archive(path).await.map_err(ApiError::internal)?
         {
-            return Ok(SourceFile {
-                path: path.clone(),
-                split,
-            });
+            return Ok(SourceFile { path: path.clone(), split });
         }
         let target = folder.join("images.tar");
         let path = target.clone();
         let packed = tokio::task::spawn_blocking(move || pack(&self.files, &target)).await;
-        packed
-            .map_err(ApiError::internal)?
-            .map_err(ApiError::internal)?;
+        packed.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
         Ok(SourceFile { path, split })
     }
 }
 
-async fn receive_file(
-    mut field: Field<'_>,
-    path: &FilePath,
-    hash: &mut Sha256,
-) -> Result<(), ApiError> {
+async fn receive_file(mut field: Field<'_>, path: &FilePath, hash: &mut Sha256) -> Result<(), ApiError> {
     let mut file = File::create(path).await.map_err(ApiError::internal)?;
     while let Some(chunk) = field.chunk().await.map_err(|error| refuse(&error))? {
         hash.update(&chunk);
@@ -227,10 +209,7 @@ async fn receive_file(
     file.flush().await.map_err(ApiError::internal)
 }
 
-async fn parse_text<T: serde::de::DeserializeOwned>(
-    name: &str,
-    field: Field<'_>,
-) -> Result<T, ApiError> {
+async fn parse_text<T: serde::de::DeserializeOwned>(name: &str, field: Field<'_>) -> Result<T, ApiError> {
     let text = field.text().await.map_err(|error| refuse(&error))?;
     parse_value(serde_json::Value::String(text)).map_err(|error| error.below(name))
 }
@@ -242,39 +221,21 @@ pub(super) fn refuse(error: &MultipartError) -> ApiError {
             ProblemKind::TooLarge,
             "the upload is larger than this service takes; send it in parts",
         ),
-        _ => ApiError::new(
-            ProblemKind::Malformed,
-            format!("the form can't be read: {}", error.body_text()),
-        ),
+        _ => ApiError::new(ProblemKind::Malformed, format!("the form can't be read: {}", error.body_text())),
     }
 }
 
 /// A relative path without steps upwards; what a client calls a file never leads outside an archive.
 fn clean_name(name: &str) -> String {
-    let parts: Vec<_> = name
-        .split(['/', '\\'])
-        .filter(|part| !matches!(*part, "" | "." | ".."))
-        .collect();
-    let clean: String = parts
-        .join("/")
-        .chars()
-        .filter(|c| !c.is_control())
-        .collect();
-    if clean.is_empty() {
-        "image".to_owned()
-    } else {
-        clean
-    }
+    let parts: Vec<_> = name.split(['/', '\\']).filter(|part| !matches!(*part, "" | "." | "..")).collect();
+    let clean: String = parts.join("/").chars().filter(|c| !c.is_control()).collect();
+    if clean.is_empty() { "image".to_owned() } else { clean }
 }
 
 /// Whether a file is a zip, a gzip or a tar by its first bytes.
 async fn is_archive(path: &FilePath) -> io::Result<bool> {
     let mut start = Vec::with_capacity(512);
-    File::open(path)
-        .await?
-        .take(512)
-        .read_to_end(&mut start)
-        .await?;
+    File::open(path).await?.take(512).read_to_end(&mut start).await?;
     Ok(start.starts_with(b"PK\x03\x04")
         || start.starts_with(&[0x1f, 0x8b])
         || start.get(257..262) == Some(b"ustar"))
@@ -285,11 +246,7 @@ fn pack(files: &[(String, PathBuf)], target: &FilePath) -> io::Result<()> {
     for (name, path) in files {
         archive.append_file(name, &mut std::fs::File::open(path)?)?;
     }
-    archive
-        .into_inner()?
-        .into_inner()
-        .map_err(io::IntoInnerError::into_error)?
-        .sync_all()
+    archive.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
 #[cfg(test)]

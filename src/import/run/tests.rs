@@ -34,18 +34,14 @@ impl Sink for Kept {
             let pack = fs::read(&files.pack_path)?;
             for (at, row) in segment.rows.iter().enumerate() {
                 let original = &pack[row.pack_offset as usize..][..row.pack_length as usize];
-                self.rows
-                    .push((row.clone(), tensor.row(at).to_vec(), original.to_vec()));
+                self.rows.push((row.clone(), tensor.row(at).to_vec(), original.to_vec()));
             }
         } else {
             assert_eq!(segment.rows, []);
         }
         self.rejected.extend(segment.rejected);
         self.read_counts.push(segment.read_count_after);
-        Ok(Committed {
-            added_count: segment.rows.len() as u64,
-            ..Committed::default()
-        })
+        Ok(Committed { added_count: segment.rows.len() as u64, ..Committed::default() })
     }
 
     fn progress(&mut self, read_count: u64, entry_count: Option<u64>) {
@@ -60,10 +56,7 @@ impl Sink for Kept {
 
 fn options(scratch: &Path) -> Options {
     Options {
-        shape: ImageShape {
-            size: 8,
-            channels: 3,
-        },
+        shape: ImageShape { size: 8, channels: 3 },
         split: SplitRule::Auto,
         labels: LabelRule::Keep,
         classes: ["cat", "dog/wolf"].map(str::to_owned).to_vec(),
@@ -73,19 +66,11 @@ fn options(scratch: &Path) -> Options {
 }
 
 fn sink(options: &Options) -> Kept {
-    Kept {
-        shape: options.shape,
-        ..Kept::default()
-    }
+    Kept { shape: options.shape, ..Kept::default() }
 }
 
 fn import(path: &Path, options: &Options, sink: &mut Kept) -> Result<Report, ImportError> {
-    run(
-        open(path, ImportFormat::Auto).unwrap(),
-        options,
-        sink,
-        &StopFlag::default(),
-    )
+    run(open(path, ImportFormat::Auto).unwrap(), options, sink, &StopFlag::default())
 }
 
 fn png(value: u8) -> Vec<u8> {
@@ -130,19 +115,10 @@ fn good_images_are_packed_and_every_bad_one_is_listed_with_its_reason() {
     let options = options(scratch.path());
     let mut sink = sink(&options);
     let report = import(folder.path(), &options, &mut sink).unwrap();
-    let expected = Report {
-        read_count: 10,
-        added_count: 4,
-        duplicate_count: 1,
-        rejected_count: 5,
-        converted_count: 1,
-    };
+    let expected =
+        Report { read_count: 10, added_count: 4, duplicate_count: 1, rejected_count: 5, converted_count: 1 };
     assert_eq!(report, expected);
-    let rows: Vec<_> = sink
-        .rows
-        .iter()
-        .map(|(row, ..)| (row.name.as_str(), row.split, row.class))
-        .collect();
+    let rows: Vec<_> = sink.rows.iter().map(|(row, ..)| (row.name.as_str(), row.split, row.class)).collect();
     let (cat, dog) = (Some(ClassIndex(0)), Some(ClassIndex(1)));
     assert_eq!(
         rows,
@@ -155,60 +131,31 @@ fn good_images_are_packed_and_every_bad_one_is_listed_with_its_reason() {
     );
     let (row, pixels, original) = &sink.rows[2];
     assert_eq!(row.converted.as_deref(), Some("converted from grey to RGB"));
-    assert_eq!(
-        (pixels.as_slice(), row.channels, row.media_type),
-        (&[77; 192][..], 1, "image/png")
-    );
+    assert_eq!((pixels.as_slice(), row.channels, row.media_type), (&[77; 192][..], 1, "image/png"));
     assert_eq!(row.hash, ContentHash::of_file(original));
-    let rejected: Vec<_> = sink
-        .rejected
-        .iter()
-        .map(|rejection| (rejection.name.as_str(), rejection.reason.as_str()))
-        .collect();
+    let rejected: Vec<_> =
+        sink.rejected.iter().map(|rejection| (rejection.name.as_str(), rejection.reason.as_str())).collect();
     assert_eq!(
         rejected,
         [
-            (
-                "test/loose.png",
-                "an image of the test split needs a class, and the source gives none"
-            ),
-            (
-                "train/dog%2Fwolf/2-empty.png",
-                "the file is empty (0 bytes)"
-            ),
-            (
-                "train/dog%2Fwolf/3-cut.png",
-                "the PNG file is truncated: it ends before the image does"
-            ),
-            (
-                "train/dog%2Fwolf/4.txt",
-                "not an image in a supported format (JPEG, PNG, GIF, BMP or WebP)"
-            ),
+            ("test/loose.png", "an image of the test split needs a class, and the source gives none"),
+            ("train/dog%2Fwolf/2-empty.png", "the file is empty (0 bytes)"),
+            ("train/dog%2Fwolf/3-cut.png", "the PNG file is truncated: it ends before the image does"),
+            ("train/dog%2Fwolf/4.txt", "not an image in a supported format (JPEG, PNG, GIF, BMP or WebP)"),
             ("train/fox/1.png", "'fox' is no class of the project"),
         ]
     );
     assert_eq!(sink.last_progress, (10, Some(10)));
-    assert_eq!(
-        fs::read_dir(scratch.path()).unwrap().count(),
-        0,
-        "the scratch folder is left clean"
-    );
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "the scratch folder is left clean");
 }
 
 #[test]
 fn hidden_labels_are_not_even_looked_at_but_test_items_keep_theirs() {
     let (folder, scratch) = (mixed_folder(), tempfile::tempdir().unwrap());
-    let options = Options {
-        labels: LabelRule::Hide,
-        ..options(scratch.path())
-    };
+    let options = Options { labels: LabelRule::Hide, ..options(scratch.path()) };
     let mut sink = sink(&options);
     import(folder.path(), &options, &mut sink).unwrap();
-    let classes: Vec<_> = sink
-        .rows
-        .iter()
-        .map(|(row, ..)| (row.name.as_str(), row.class))
-        .collect();
+    let classes: Vec<_> = sink.rows.iter().map(|(row, ..)| (row.name.as_str(), row.class)).collect();
     assert!(
         classes.contains(&("train/fox/1.png", None))
             && classes.contains(&("test/cat/1.png", Some(ClassIndex(0))))
@@ -218,16 +165,10 @@ fn hidden_labels_are_not_even_looked_at_but_test_items_keep_theirs() {
 #[test]
 fn the_split_rule_takes_its_part_and_leaves_out_the_rest_in_silence() {
     let (folder, scratch) = (mixed_folder(), tempfile::tempdir().unwrap());
-    let options = Options {
-        split: SplitRule::Test,
-        ..options(scratch.path())
-    };
+    let options = Options { split: SplitRule::Test, ..options(scratch.path()) };
     let mut sink = sink(&options);
     let report = import(folder.path(), &options, &mut sink).unwrap();
-    assert_eq!(
-        (report.read_count, report.added_count, report.rejected_count),
-        (10, 1, 1)
-    );
+    assert_eq!((report.read_count, report.added_count, report.rejected_count), (10, 1, 1));
 }
 
 #[test]
@@ -239,11 +180,8 @@ fn a_zip_and_a_tar_of_a_folder_import_like_the_folder() {
         let report = import(path, &options, &mut sink).unwrap();
         sink.rows.sort_by_key(|(row, ..)| row.hash);
         // Archives have their own order, so another of two equal images may come first.
-        let rows: Vec<_> = sink
-            .rows
-            .iter()
-            .map(|(row, pixels, _)| (row.hash, row.class, pixels.clone()))
-            .collect();
+        let rows: Vec<_> =
+            sink.rows.iter().map(|(row, pixels, _)| (row.hash, row.class, pixels.clone())).collect();
         (report, rows)
     };
     let expected = imported(folder.path());
@@ -259,14 +197,8 @@ fn a_zip_and_a_tar_of_a_folder_import_like_the_folder() {
     let mut zip = zip::ZipWriter::new(fs::File::create(&zip_path).unwrap());
     for entry in open(folder.path(), ImportFormat::Folder).unwrap() {
         let entry = entry.unwrap();
-        zip.start_file(
-            format!("pile/{}", entry.name),
-            zip::write::SimpleFileOptions::default(),
-        )
-        .unwrap();
-        let Ok(EntryPayload::File(bytes)) = entry.payload else {
-            panic!("{}", entry.name)
-        };
+        zip.start_file(format!("pile/{}", entry.name), zip::write::SimpleFileOptions::default()).unwrap();
+        let Ok(EntryPayload::File(bytes)) = entry.payload else { panic!("{}", entry.name) };
         zip.write_all(&bytes).unwrap();
     }
     zip.finish().unwrap();
@@ -275,21 +207,11 @@ fn a_zip_and_a_tar_of_a_folder_import_like_the_folder() {
 
 /// 6,000 different images of raw pixels, more than one segment holds.
 fn raw_images(folder: &Path) {
-    let header = |words: &[u32]| {
-        words
-            .iter()
-            .flat_map(|word| word.to_be_bytes())
-            .collect::<Vec<_>>()
-    };
+    let header = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
     let pixels = (0..6000u32).flat_map(|item| (0..64).map(move |at| (item >> (at % 4 * 4)) as u8));
-    let images: Vec<_> = header(&[0x803, 6000, 8, 8])
-        .into_iter()
-        .chain(pixels)
-        .collect();
-    let labels: Vec<_> = header(&[0x801, 6000])
-        .into_iter()
-        .chain((0..6000u32).map(|item| (item % 3) as u8))
-        .collect();
+    let images: Vec<_> = header(&[0x803, 6000, 8, 8]).into_iter().chain(pixels).collect();
+    let labels: Vec<_> =
+        header(&[0x801, 6000]).into_iter().chain((0..6000u32).map(|item| (item % 3) as u8)).collect();
     write(folder, "train-images-idx3-ubyte", &images);
     write(folder, "train-labels-idx1-ubyte", &labels);
 }
@@ -298,33 +220,15 @@ fn raw_images(folder: &Path) {
 fn raw_pixels_are_kept_as_png_and_numbers_beyond_the_classes_are_rejected() {
     let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     raw_images(folder.path());
-    let options = Options {
-        shape: ImageShape {
-            size: 8,
-            channels: 1,
-        },
-        ..options(scratch.path())
-    };
+    let options = Options { shape: ImageShape { size: 8, channels: 1 }, ..options(scratch.path()) };
     let mut sink = sink(&options);
     let report = import(folder.path(), &options, &mut sink).unwrap();
-    assert_eq!(
-        (report.read_count, report.added_count, report.rejected_count),
-        (6000, 4000, 2000)
-    );
+    assert_eq!((report.read_count, report.added_count, report.rejected_count), (6000, 4000, 2000));
     assert_eq!(sink.rejected[0].name, "train/00002");
-    assert_eq!(
-        sink.rejected[0].reason,
-        "class number 2 has no name: the project has 2 classes"
-    );
+    assert_eq!(sink.rejected[0].reason, "class number 2 has no name: the project has 2 classes");
     let (row, pixels, original) = &sink.rows[1];
-    assert_eq!(
-        (row.name.as_str(), row.class),
-        ("train/00001", Some(ClassIndex(1)))
-    );
-    assert_eq!(
-        &decode(original, &DecodeLimits::default()).unwrap().pixels,
-        pixels
-    );
+    assert_eq!((row.name.as_str(), row.class), ("train/00001", Some(ClassIndex(1))));
+    assert_eq!(&decode(original, &DecodeLimits::default()).unwrap().pixels, pixels);
     assert_eq!(row.hash, ContentHash::of_pixels(8, 8, 1, pixels));
 }
 
@@ -332,52 +236,23 @@ fn raw_pixels_are_kept_as_png_and_numbers_beyond_the_classes_are_rejected() {
 fn an_import_that_is_stopped_goes_on_where_it_was_committed() {
     let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     raw_images(folder.path());
-    let options = Options {
-        labels: LabelRule::Hide,
-        ..options(scratch.path())
-    };
+    let options = Options { labels: LabelRule::Hide, ..options(scratch.path()) };
     let mut whole = sink(&options);
     import(folder.path(), &options, &mut whole).unwrap();
 
     let stop = StopFlag::default();
-    let mut first = Kept {
-        stop_after: Some((5000, stop.clone())),
-        ..sink(&options)
-    };
-    let outcome = run(
-        open(folder.path(), ImportFormat::Auto).unwrap(),
-        &options,
-        &mut first,
-        &stop,
-    );
-    assert!(
-        matches!(outcome, Err(ImportError::Stopped { read_count: 5000.. })),
-        "{outcome:?}"
-    );
+    let mut first = Kept { stop_after: Some((5000, stop.clone())), ..sink(&options) };
+    let outcome = run(open(folder.path(), ImportFormat::Auto).unwrap(), &options, &mut first, &stop);
+    assert!(matches!(outcome, Err(ImportError::Stopped { read_count: 5000.. })), "{outcome:?}");
     assert_eq!(first.read_counts, [4096]);
-    assert_eq!(
-        fs::read_dir(scratch.path()).unwrap().count(),
-        0,
-        "the unfinished segment is gone"
-    );
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "the unfinished segment is gone");
 
     let mut second = sink(&options);
-    let report = import(
-        folder.path(),
-        &Options {
-            skip_count: 4096,
-            ..options.clone()
-        },
-        &mut second,
-    )
-    .unwrap();
+    let report =
+        import(folder.path(), &Options { skip_count: 4096, ..options.clone() }, &mut second).unwrap();
     assert_eq!((report.read_count, report.added_count), (6000, 6000 - 4096));
     let names = |sinks: &[&Kept]| -> Vec<String> {
-        sinks
-            .iter()
-            .flat_map(|sink| &sink.rows)
-            .map(|(row, ..)| row.name.clone())
-            .collect()
+        sinks.iter().flat_map(|sink| &sink.rows).map(|(row, ..)| row.name.clone()).collect()
     };
     assert_eq!(names(&[&first, &second]), names(&[&whole]));
 }
@@ -389,29 +264,15 @@ fn what_came_before_a_broken_tail_is_committed_and_a_failing_sink_ends_it() {
     let images = folder.path().join("train-images-idx3-ubyte");
     let bytes = fs::read(&images).unwrap();
     fs::write(&images, &bytes[..16 + 64 * 4500 + 5]).unwrap();
-    let options = Options {
-        labels: LabelRule::Hide,
-        ..options(scratch.path())
-    };
+    let options = Options { labels: LabelRule::Hide, ..options(scratch.path()) };
     let mut kept = sink(&options);
     let error = import(folder.path(), &options, &mut kept).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("broken after 4500 entries, which were read"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("broken after 4500 entries, which were read"), "{error}");
     assert_eq!(kept.read_counts, [4096, 4500]);
 
-    let mut failing = Kept {
-        fail: true,
-        ..sink(&options)
-    };
+    let mut failing = Kept { fail: true, ..sink(&options) };
     let error = import(folder.path(), &options, &mut failing).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "a packed segment can't be stored: the database is gone"
-    );
+    assert_eq!(error.to_string(), "a packed segment can't be stored: the database is gone");
 }
 
 #[test]
@@ -420,12 +281,7 @@ fn a_source_of_nothing_but_rejects_is_still_reported() {
     write(folder.path(), "a.png", b"");
     let options = options(scratch.path());
     let mut kept = sink(&options);
-    assert_eq!(
-        import(folder.path(), &options, &mut kept)
-            .unwrap()
-            .rejected_count,
-        1
-    );
+    assert_eq!(import(folder.path(), &options, &mut kept).unwrap().rejected_count, 1);
     assert_eq!((kept.read_counts, kept.rejected.len()), (vec![1], 1));
 }
 
@@ -445,27 +301,15 @@ fn images_of_one_class_alone_have_it_if_the_project_does() {
 fn the_whole_fashion_mnist_is_packed_within_a_minute() {
     let scratch = tempfile::tempdir().unwrap();
     let options = Options {
-        shape: ImageShape {
-            size: 28,
-            channels: 1,
-        },
+        shape: ImageShape { size: 28, channels: 1 },
         classes: (0..10).map(|class| class.to_string()).collect(),
         ..options(scratch.path())
     };
     let mut kept = sink(&options);
     let started = std::time::Instant::now();
-    let report = import(
-        Path::new("/usr/share/datasets/fashion-mnist"),
-        &options,
-        &mut kept,
-    )
-    .unwrap();
+    let report = import(Path::new("/usr/share/datasets/fashion-mnist"), &options, &mut kept).unwrap();
     let seconds = started.elapsed().as_secs_f64();
-    let expected = Report {
-        read_count: 70_000,
-        added_count: 70_000,
-        ..Report::default()
-    };
+    let expected = Report { read_count: 70_000, added_count: 70_000, ..Report::default() };
     assert_eq!(report, expected);
     assert_eq!(kept.last_progress, (70_000, Some(70_000)));
     assert!(seconds < 60.0, "{seconds}");
@@ -476,13 +320,9 @@ fn read_all(name: &str, bytes: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     fs::write(&path, bytes).unwrap();
-    for format in [
-        ImportFormat::Auto,
-        ImportFormat::Zip,
-        ImportFormat::Tar,
-        ImportFormat::Idx,
-        ImportFormat::Cifar,
-    ] {
+    for format in
+        [ImportFormat::Auto, ImportFormat::Zip, ImportFormat::Tar, ImportFormat::Idx, ImportFormat::Cifar]
+    {
         for target in [&path, folder.path()] {
             if let Ok(source) = open(target, format) {
                 source.take(1000).for_each(drop);

@@ -30,20 +30,11 @@ impl Account {
             && (owner == 0 || !(me.is_root() || owner == me.as_raw()))
         {
             let (owner, user) = (name_of(owner), name_of(me.as_raw()));
-            return Err(ClusterError::WrongOwner {
-                folder: data.to_owned(),
-                owner,
-                user,
-            });
+            return Err(ClusterError::WrongOwner { folder: data.to_owned(), owner, user });
         }
         if !me.is_root() {
             let gid = nix::unistd::Gid::effective().as_raw();
-            return Ok(Self {
-                name: name_of(me.as_raw()),
-                uid: me.as_raw(),
-                gid,
-                switch: false,
-            });
+            return Ok(Self { name: name_of(me.as_raw()), uid: me.as_raw(), gid, switch: false });
         }
         if let Some(user) = owner.and_then(|uid| User::from_uid(uid.into()).ok().flatten()) {
             return Ok(Self::of(user));
@@ -57,12 +48,7 @@ impl Account {
     }
 
     fn of(user: User) -> Self {
-        Self {
-            name: user.name,
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-            switch: true,
-        }
+        Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), switch: true }
     }
 
     /// A command that runs as this user, with an environment of its own and a working folder that everybody may enter.
@@ -70,10 +56,7 @@ impl Account {
         let mut command = Command::new(program);
         // Variables such as PGDATA, PGOPTIONS or LANG of the caller must not change what the cluster becomes; messages stay English,
         // since full disks are told by their text.
-        command
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("LC_ALL", "C.UTF-8");
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C.UTF-8");
         command.current_dir("/").stdin(Stdio::null());
         if self.switch {
             command.uid(self.uid).gid(self.gid);
@@ -86,9 +69,8 @@ impl Account {
         if !self.switch {
             return Ok(());
         }
-        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid)).map_err(|source| {
-            ClusterError::from_io(path, &name_of(Uid::effective().as_raw()), source)
-        })
+        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid))
+            .map_err(|source| ClusterError::from_io(path, &name_of(Uid::effective().as_raw()), source))
     }
 
     /// Checks that the user may enter every folder above `folder`; root's own home, for one, is closed to others.
@@ -132,26 +114,14 @@ pub(super) fn own_name() -> String {
 }
 
 fn name_of(uid: u32) -> String {
-    User::from_uid(uid.into())
-        .ok()
-        .flatten()
-        .map_or_else(|| format!("uid {uid}"), |user| user.name)
+    User::from_uid(uid.into()).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
 }
 
 fn create_user(name: &str) -> Result<Account, ClusterError> {
     let failed = |reason: String| ClusterError::NoAccount { reason };
     let output = Command::new("useradd")
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
-        )
-        .args([
-            "--system",
-            "--user-group",
-            "--no-create-home",
-            "--home-dir",
-            "/nonexistent",
-        ])
+        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
+        .args(["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"])
         .args(["--shell", "/usr/sbin/nologin", name])
         .stdin(Stdio::null())
         .output()
@@ -161,9 +131,7 @@ fn create_user(name: &str) -> Result<Account, ClusterError> {
             tracing::info!(user.name = name, "made a system user to run postgres");
             Ok(Account::of(user))
         }
-        _ => Err(failed(
-            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        )),
+        _ => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
     }
 }
 
@@ -180,15 +148,8 @@ mod tests {
         std::fs::create_dir(&closed).unwrap();
         std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let account = Account {
-            name: "somebody".to_owned(),
-            uid: 54_321,
-            gid: 54_321,
-            switch: true,
-        };
-        let error = account
-            .check_reach(&closed.join("home/postgres"))
-            .unwrap_err();
+        let account = Account { name: "somebody".to_owned(), uid: 54_321, gid: 54_321, switch: true };
+        let error = account.check_reach(&closed.join("home/postgres")).unwrap_err();
         assert!(
             matches!(&error, ClusterError::Unreachable { ancestor, .. } if *ancestor == closed),
             "{error}"

@@ -191,19 +191,10 @@ pub enum ClusterError {
 impl ClusterError {
     /// The error for a failed file operation on `path` by `user`; a full disk is told apart.
     pub(super) fn from_io(path: &Path, user: &str, source: io::Error) -> Self {
-        if matches!(
-            source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        ) {
-            return Self::DiskFull {
-                path: path.to_owned(),
-            };
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Self::DiskFull { path: path.to_owned() };
         }
-        Self::Inaccessible {
-            path: path.to_owned(),
-            user: user.to_owned(),
-            source,
-        }
+        Self::Inaccessible { path: path.to_owned(), user: user.to_owned(), source }
     }
 }
 
@@ -215,11 +206,7 @@ pub(super) fn tells_full_disk(output: &str) -> bool {
 /// The last lines of what a program wrote, on one line, for a message.
 pub(super) fn last_lines(output: &str) -> String {
     const LINE_COUNT: usize = 4;
-    let lines: Vec<_> = output
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<_> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() {
         return "it wrote nothing".to_owned();
     }

@@ -33,38 +33,25 @@ impl Folder {
     /// Makes the home when it is missing; its path becomes absolute and free of links.
     pub(super) fn prepare(home: &Path) -> Result<Self, ClusterError> {
         // Postgres's user has to pass through, but nobody has to list it; an ordinary user keeps all to itself.
-        let mode = if Account::choose(&home.join("postgres"))?.is_other() {
-            0o711
-        } else {
-            0o700
-        };
+        let mode = if Account::choose(&home.join("postgres"))?.is_other() { 0o711 } else { 0o700 };
         create_folders(home, mode)?;
         let home = home.canonicalize().map_err(|source| failed(home, source))?;
         let folder = Self { home };
         let socket = folder.socket();
         let byte_count = socket.as_os_str().len();
         if byte_count > SOCKET_PATH_BYTES_MAX {
-            return Err(ClusterError::SocketPath {
-                path: socket,
-                byte_count,
-            });
+            return Err(ClusterError::SocketPath { path: socket, byte_count });
         }
         Ok(folder)
     }
 
     /// The home of a cluster that must be there already.
     pub(super) fn open(home: &Path) -> Result<Self, ClusterError> {
-        let missing = |_| ClusterError::NotRunning {
-            home: home.to_owned(),
-        };
-        let folder = Self {
-            home: home.canonicalize().map_err(missing)?,
-        };
+        let missing = |_| ClusterError::NotRunning { home: home.to_owned() };
+        let folder = Self { home: home.canonicalize().map_err(missing)? };
         match folder.major()? {
             Some(_) => Ok(folder),
-            None => Err(ClusterError::NotRunning {
-                home: home.to_owned(),
-            }),
+            None => Err(ClusterError::NotRunning { home: home.to_owned() }),
         }
     }
 
@@ -128,12 +115,8 @@ impl Folder {
         let path = self.data().join("PG_VERSION");
         match std::fs::read_to_string(&path) {
             Ok(text) => {
-                let wrong = || {
-                    failed(
-                        &path,
-                        std::io::Error::other(format!("'{}' is no version", text.trim())),
-                    )
-                };
+                let wrong =
+                    || failed(&path, std::io::Error::other(format!("'{}' is no version", text.trim())));
                 text.trim().parse().map(Some).map_err(|_| wrong())
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -146,19 +129,13 @@ impl Folder {
         let path = self.password_file();
         match std::fs::read_to_string(&path) {
             Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(failed(&path, source))
-            }
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(failed(&path, source)),
             _ => Err(ClusterError::NoPassword { path }),
         }
     }
 
     /// Makes the data folder; only under the lifecycle lock, and only when there is none.
-    pub(super) fn initialise(
-        &self,
-        programs: &Programs,
-        account: &Account,
-    ) -> Result<(), ClusterError> {
+    pub(super) fn initialise(&self, programs: &Programs, account: &Account) -> Result<(), ClusterError> {
         account.check_reach(&self.data())?;
         // The password stands before the data that need it; left over from a try that failed, it is used again.
         let password = match self.password() {
@@ -178,8 +155,7 @@ impl Folder {
         write_private(&draft_password, &password)?;
         account.own(&draft_password)?;
         let made = self.run_initdb(programs, account, &draft, &draft_password);
-        let removed =
-            std::fs::remove_file(&draft_password).map_err(|source| failed(&draft_password, source));
+        let removed = std::fs::remove_file(&draft_password).map_err(|source| failed(&draft_password, source));
         if let Err(error) = made.and(removed) {
             // A full disk stays full with half a cluster on it.
             remove_folder(&draft)?;
@@ -203,25 +179,10 @@ impl Folder {
             .arg(draft)
             .arg("--pwfile")
             .arg(password)
-            .args([
-                "--username",
-                ROLE,
-                "--auth",
-                "scram-sha-256",
-                "--data-checksums",
-            ])
-            .args([
-                "--encoding",
-                "UTF8",
-                "--locale",
-                "C.UTF-8",
-                "--no-instructions",
-            ])
+            .args(["--username", ROLE, "--auth", "scram-sha-256", "--data-checksums"])
+            .args(["--encoding", "UTF8", "--locale", "C.UTF-8", "--no-instructions"])
             .output()
-            .map_err(|error| ClusterError::Program {
-                program,
-                reason: error.to_string(),
-            })?;
+            .map_err(|error| ClusterError::Program { program, reason: error.to_string() })?;
         if output.status.success() {
             return Ok(());
         }
@@ -229,10 +190,7 @@ impl Folder {
         if tells_full_disk(&written) {
             return Err(ClusterError::DiskFull { path: self.data() });
         }
-        Err(ClusterError::Initialise {
-            folder: self.data(),
-            reason: last_lines(&written),
-        })
+        Err(ClusterError::Initialise { folder: self.data(), reason: last_lines(&written) })
     }
 }
 
@@ -283,12 +241,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), ClusterError> {
     draft.push(".draft");
     let draft = PathBuf::from(draft);
     let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&draft, path)
@@ -297,9 +250,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), ClusterError> {
 }
 
 fn sync_folder(path: &Path) -> Result<(), ClusterError> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|source| failed(path, source))
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(|source| failed(path, source))
 }
 
 /// 32 random bytes in hexadecimal.
@@ -321,10 +272,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let home = root.path().join("x".repeat(100));
         let error = Folder::prepare(&home).unwrap_err();
-        assert!(
-            matches!(error, ClusterError::SocketPath { byte_count, .. } if byte_count > 107),
-            "{error}"
-        );
+        assert!(matches!(error, ClusterError::SocketPath { byte_count, .. } if byte_count > 107), "{error}");
         assert!(!home.join("postgres").exists());
     }
 
@@ -350,10 +298,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("secret");
         write_private(&path, "word").unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "word");
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
     }

@@ -42,11 +42,7 @@ pub(super) struct Recipe {
 impl Instance {
     /// The instance of a data folder that is there.
     pub(super) fn open(folder: Folder, recipe: Option<Recipe>) -> Result<Self, ClusterError> {
-        Ok(Self {
-            password: folder.password()?,
-            folder,
-            recipe,
-        })
+        Ok(Self { password: folder.password()?, folder, recipe })
     }
 
     /// How to connect to the cluster's database.
@@ -88,11 +84,7 @@ impl Instance {
             }
             if Instant::now() >= deadline {
                 let seconds = READY_TIMEOUT.as_secs();
-                return Err(ClusterError::NotReady {
-                    seconds,
-                    reason,
-                    log: self.folder.log(),
-                });
+                return Err(ClusterError::NotReady { seconds, reason, log: self.folder.log() });
             }
             // Nothing tells when another process's server has recovered; this is a blocking thread.
             thread::sleep(POLL_INTERVAL);
@@ -101,16 +93,9 @@ impl Instance {
 
     fn launch(&self) -> Result<Launch, ClusterError> {
         let Some(recipe) = &self.recipe else {
-            return Err(ClusterError::NotRunning {
-                home: self.folder.home().to_owned(),
-            });
+            return Err(ClusterError::NotRunning { home: self.folder.home().to_owned() });
         };
-        Launch::start(
-            &self.folder,
-            &recipe.programs,
-            &recipe.account,
-            &recipe.settings,
-        )
+        Launch::start(&self.folder, &recipe.programs, &recipe.account, &recipe.settings)
     }
 
     async fn probe(&self) -> Result<(), Probe> {
@@ -133,14 +118,8 @@ impl Instance {
     }
 
     async fn ensure_database(&self) -> Result<(), ClusterError> {
-        let mut connection = self
-            .options_for("postgres")
-            .connect()
-            .await
-            .map_err(ClusterError::Database)?;
-        let made = create_database(&mut connection)
-            .await
-            .map_err(ClusterError::Database);
+        let mut connection = self.options_for("postgres").connect().await.map_err(ClusterError::Database)?;
+        let made = create_database(&mut connection).await.map_err(ClusterError::Database);
         let _ = connection.close().await;
         made
     }
@@ -159,9 +138,7 @@ async fn create_database(connection: &mut PgConnection) -> Result<(), sqlx::Erro
         r#"select exists (select from pg_database where datname = 'gleaner') as "known!""#
     );
     if !known.fetch_one(&mut *connection).await? {
-        sqlx::query("create database gleaner")
-            .execute(connection)
-            .await?;
+        sqlx::query("create database gleaner").execute(connection).await?;
     }
     Ok(())
 }

@@ -27,9 +27,7 @@ impl ProgramSearch {
     #[must_use]
     pub fn from_environment() -> Self {
         Self {
-            pg_bin: std::env::var_os("PG_BIN")
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from),
+            pg_bin: std::env::var_os("PG_BIN").filter(|value| !value.is_empty()).map(PathBuf::from),
             pg_config: PathBuf::from("pg_config"),
             versions: PathBuf::from("/usr/lib/postgresql"),
             path: std::env::var_os("PATH")
@@ -47,9 +45,7 @@ impl ProgramSearch {
         if let Ok(output) = Command::new(&self.pg_config).arg("--bindir").output()
             && output.status.success()
         {
-            folders.push(PathBuf::from(
-                String::from_utf8_lossy(&output.stdout).trim(),
-            ));
+            folders.push(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
         }
         let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir(&self.versions)
             .into_iter()
@@ -75,34 +71,21 @@ pub(super) struct Programs {
 
 impl Programs {
     /// The first installation found, or the first of the version that wrote the data folder when there is one.
-    pub(super) fn find(
-        search: &ProgramSearch,
-        data: Option<(&Path, u32)>,
-    ) -> Result<Self, ClusterError> {
+    pub(super) fn find(search: &ProgramSearch, data: Option<(&Path, u32)>) -> Result<Self, ClusterError> {
         let folders = search.folders();
         let mut found = Vec::new();
         let mut broken = None;
         for folder in &folders {
             if folder.join("initdb").is_file() && folder.join("postgres").is_file() {
                 match major_version(&folder.join("postgres")) {
-                    Ok(major) => found.push(Self {
-                        folder: folder.clone(),
-                        major,
-                    }),
+                    Ok(major) => found.push(Self { folder: folder.clone(), major }),
                     Err(error) => broken = broken.or(Some(error)),
                 }
             }
         }
         let Some(first) = found.first() else {
-            let searched: Vec<_> = folders
-                .iter()
-                .map(|folder| folder.display().to_string())
-                .collect();
-            let searched = if searched.is_empty() {
-                "PATH".to_owned()
-            } else {
-                searched.join(", ")
-            };
+            let searched: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+            let searched = if searched.is_empty() { "PATH".to_owned() } else { searched.join(", ") };
             return Err(broken.unwrap_or(ClusterError::NoPrograms { searched }));
         };
         let Some((folder, data_major)) = data else {
@@ -116,17 +99,9 @@ impl Programs {
         let oldest = majors().min().unwrap_or(first.major);
         let folder = folder.to_owned();
         Err(if data_major > newest {
-            ClusterError::DataNewer {
-                folder,
-                data_major,
-                program_major: newest,
-            }
+            ClusterError::DataNewer { folder, data_major, program_major: newest }
         } else {
-            ClusterError::DataOlder {
-                folder,
-                data_major,
-                program_major: oldest,
-            }
+            ClusterError::DataOlder { folder, data_major, program_major: oldest }
         })
     }
 
@@ -138,14 +113,9 @@ impl Programs {
 
 /// Asks `postgres --version`, which answers like `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
 fn major_version(program: &Path) -> Result<u32, ClusterError> {
-    let failed = |reason: String| ClusterError::Program {
-        program: program.to_owned(),
-        reason,
-    };
-    let output = Command::new(program)
-        .arg("--version")
-        .output()
-        .map_err(|error| failed(error.to_string()))?;
+    let failed = |reason: String| ClusterError::Program { program: program.to_owned(), reason };
+    let output =
+        Command::new(program).arg("--version").output().map_err(|error| failed(error.to_string()))?;
     let answer = String::from_utf8_lossy(&output.stdout);
     answer
         .split_whitespace()
@@ -170,10 +140,7 @@ mod tests {
         let folder = root.join(major.to_string()).join("bin");
         std::fs::create_dir_all(&folder).unwrap();
         for name in ["initdb", "postgres"] {
-            write_program(
-                &folder.join(name),
-                &format!("echo '{name} (PostgreSQL) {major}.3 (Debian)'"),
-            );
+            write_program(&folder.join(name), &format!("echo '{name} (PostgreSQL) {major}.3 (Debian)'"));
         }
         folder
     }
@@ -202,13 +169,7 @@ mod tests {
         install(root.path(), 9);
         let newest = install(root.path(), 15);
         let programs = Programs::find(&search(root.path()), None).unwrap();
-        assert_eq!(
-            programs,
-            Programs {
-                folder: newest,
-                major: 15
-            }
-        );
+        assert_eq!(programs, Programs { folder: newest, major: 15 });
     }
 
     #[test]
@@ -217,33 +178,16 @@ mod tests {
         let (older, data) = (install(root.path(), 14), Path::new("/data"));
         install(root.path(), 15);
         let search = search(root.path());
-        assert_eq!(
-            Programs::find(&search, Some((data, 14))).unwrap().folder,
-            older
-        );
+        assert_eq!(Programs::find(&search, Some((data, 14))).unwrap().folder, older);
         let newer = Programs::find(&search, Some((data, 17))).unwrap_err();
         assert!(
-            matches!(
-                newer,
-                ClusterError::DataNewer {
-                    data_major: 17,
-                    program_major: 15,
-                    ..
-                }
-            ),
+            matches!(newer, ClusterError::DataNewer { data_major: 17, program_major: 15, .. }),
             "{newer}"
         );
         assert!(newer.to_string().contains("postgresql-17"), "{newer}");
         let older = Programs::find(&search, Some((data, 12))).unwrap_err();
         assert!(
-            matches!(
-                older,
-                ClusterError::DataOlder {
-                    data_major: 12,
-                    program_major: 14,
-                    ..
-                }
-            ),
+            matches!(older, ClusterError::DataOlder { data_major: 12, program_major: 14, .. }),
             "{older}"
         );
     }
@@ -256,10 +200,7 @@ mod tests {
         search.pg_bin = Some(root.path().join("elsewhere"));
         let error = Programs::find(&search, None).unwrap_err();
         let message = error.to_string();
-        assert!(
-            message.contains("elsewhere") && message.contains("apt-get install postgresql"),
-            "{message}"
-        );
+        assert!(message.contains("elsewhere") && message.contains("apt-get install postgresql"), "{message}");
     }
 
     #[test]

@@ -38,12 +38,7 @@ pub(super) fn find_process(data: &Path) -> Option<i32> {
 
 fn recorded_pid(data: &Path) -> Option<i32> {
     let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    text.lines()
-        .next()?
-        .trim()
-        .parse()
-        .ok()
-        .filter(|pid| *pid > 0)
+    text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 fn is_server(pid: i32, data: &Path) -> bool {
@@ -100,16 +95,10 @@ impl Launch {
             reason: error.to_string(),
         };
         let mut command = account.command(&program);
-        command
-            .arg("-D")
-            .arg(folder.data())
-            .args(["-c", "listen_addresses="]);
+        command.arg("-D").arg(folder.data()).args(["-c", "listen_addresses="]);
         command.arg("-c").arg(format!("port={PORT}"));
         // Quoted, since the setting is a list and a path may hold a comma.
-        command.arg("-c").arg(format!(
-            "unix_socket_directories=\"{}\"",
-            folder.data().display()
-        ));
+        command.arg("-c").arg(format!("unix_socket_directories=\"{}\"", folder.data().display()));
         for (name, value) in settings {
             command.arg("-c").arg(format!("{name}={value}"));
         }
@@ -130,11 +119,7 @@ impl Launch {
                 let _ = ended.send(status);
             })
             .map_err(failed)?;
-        Ok(Self {
-            exit,
-            log,
-            log_start_bytes,
-        })
+        Ok(Self { exit, log, log_start_bytes })
     }
 
     /// What the server said, once it has ended.
@@ -159,22 +144,15 @@ impl Ending {
     /// Whether it only met what a killed server left behind and another try may succeed: its backends need a moment to see that it is gone.
     pub(super) fn is_passing(&self) -> bool {
         self.log_text.contains("is still in use")
-            || self
-                .log_text
-                .contains("lock file \"postmaster.pid\" already exists")
+            || self.log_text.contains("lock file \"postmaster.pid\" already exists")
     }
 
     /// The error for the operator.
     pub(super) fn error(&self, folder: &Folder) -> ClusterError {
         if tells_full_disk(&self.log_text) {
-            return ClusterError::DiskFull {
-                path: folder.data(),
-            };
+            return ClusterError::DiskFull { path: folder.data() };
         }
-        ClusterError::Ended {
-            reason: last_lines(&self.log_text),
-            log: folder.log(),
-        }
+        ClusterError::Ended { reason: last_lines(&self.log_text), log: folder.log() }
     }
 }
 
@@ -184,12 +162,7 @@ fn open_log(folder: &Folder) -> Result<(File, u64), ClusterError> {
         if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
             std::fs::rename(&path, path.with_extension("log.1"))?;
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
         let byte_count = file.metadata()?.len();
         Ok((file, byte_count))
     };
@@ -199,9 +172,7 @@ fn open_log(folder: &Folder) -> Result<(File, u64), ClusterError> {
 /// Asks the server for a fast shutdown without waiting for it.
 pub(super) fn ask_to_stop(data: &Path) -> Option<i32> {
     let pid = find_process(data)?;
-    kill(Pid::from_raw(pid), Signal::SIGINT)
-        .is_ok()
-        .then_some(pid)
+    kill(Pid::from_raw(pid), Signal::SIGINT).is_ok().then_some(pid)
 }
 
 /// Stops the server and returns when its process is gone: open transactions are rolled back, a checkpoint is written.
@@ -221,10 +192,7 @@ pub(super) fn stop(data: &Path) -> Result<(), ClusterError> {
     if ends_within(pid, data, STOP_TIMEOUT) {
         return Ok(());
     }
-    Err(ClusterError::NotStopped {
-        pid,
-        seconds: 2 * STOP_TIMEOUT.as_secs(),
-    })
+    Err(ClusterError::NotStopped { pid, seconds: 2 * STOP_TIMEOUT.as_secs() })
 }
 
 fn ends_within(pid: i32, data: &Path, limit: Duration) -> bool {
@@ -246,11 +214,7 @@ mod tests {
     fn a_pid_that_now_belongs_to_another_program_is_no_server_and_its_file_is_removed() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("postmaster.pid");
-        std::fs::write(
-            &path,
-            format!("{}\n{}\n", std::process::id(), root.path().display()),
-        )
-        .unwrap();
+        std::fs::write(&path, format!("{}\n{}\n", std::process::id(), root.path().display())).unwrap();
         assert_eq!(find_process(root.path()), None);
         remove_stale_pid(root.path()).unwrap();
         assert!(!path.exists());
@@ -261,20 +225,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::prepare(root.path()).unwrap();
         let full = Ending {
-            log_text:
-                "FATAL:  could not write lock file \"postmaster.pid\": No space left on device"
-                    .to_owned(),
+            log_text: "FATAL:  could not write lock file \"postmaster.pid\": No space left on device"
+                .to_owned(),
         };
         assert!(matches!(full.error(&folder), ClusterError::DiskFull { .. }));
-        let other = Ending {
-            log_text: "LOG:  starting\nFATAL:  could not map memory\n".to_owned(),
-        };
-        assert!(
-            other
-                .error(&folder)
-                .to_string()
-                .contains("could not map memory")
-        );
+        let other = Ending { log_text: "LOG:  starting\nFATAL:  could not map memory\n".to_owned() };
+        assert!(other.error(&folder).to_string().contains("could not map memory"));
         assert!(!other.is_passing());
     }
 }

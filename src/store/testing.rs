@@ -184,8 +184,12 @@ async fn server_options() -> PgConnectOptions {
 
 async fn start_cluster() -> Cluster {
     let home = cluster_home();
-    // The data outlive no test run, so nothing has to be on disk.
-    let options = ClusterOptions::new(&home).setting("fsync", "off").setting("max_connections", "300");
+    // The data outlive no test run, so nothing has to be on disk. A test that ends in the middle of a connection attempt leaves a backend
+    // that waits for its password, and a database can't be dropped before it has given up.
+    let options = ClusterOptions::new(&home)
+        .setting("fsync", "off")
+        .setting("max_connections", "300")
+        .setting("authentication_timeout", "3s");
     let cluster = options.start().await.unwrap_or_else(|error| panic!("no database for tests: {error}"));
     spawn_sweeper(&home);
     cluster

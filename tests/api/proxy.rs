@@ -1,34 +1,36 @@
 //! A gate between the service and its database, which a test closes as if the database were gone.
 
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sqlx::postgres::PgConnectOptions;
+use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// Forwards connections while it is open; closing it ends those there are and refuses new ones.
+///
+/// It listens on a socket in a folder of its own, since options that name a socket ignore host and port.
 pub struct Proxy {
     target: PgConnectOptions,
-    address: SocketAddr,
+    folder: TempDir,
     running: Arc<Mutex<Option<AbortHandle>>>,
 }
 
 impl Proxy {
-    /// Listens on a free port and forwards to `target`.
+    /// Listens and forwards to `target`.
     pub async fn start(target: PgConnectOptions) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let proxy = Self { target, address, running: Arc::default() };
-        proxy.run(listener).await;
+        let folder = tempfile::tempdir().expect("a folder for the socket");
+        let proxy = Self { target, folder, running: Arc::default() };
+        proxy.open().await;
         proxy
     }
 
     /// How to reach the database through this gate.
     pub fn options(&self) -> PgConnectOptions {
-        self.target.clone().host("127.0.0.1").port(self.address.port())
+        self.target.clone().socket(self.folder.path())
     }
 
     /// Closes the gate.
@@ -36,17 +38,12 @@ impl Proxy {
         if let Some(running) = self.running.lock().await.take() {
             running.abort();
         }
+        std::fs::remove_file(self.socket()).expect("the socket is there");
     }
 
-    /// Opens it again, on the same port.
+    /// Opens it, again or for the first time.
     pub async fn open(&self) {
-        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("an option");
-        socket.bind(self.address).expect("the port is free again");
-        self.run(socket.listen(64).expect("it listens")).await;
-    }
-
-    async fn run(&self, listener: TcpListener) {
+        let listener = UnixListener::bind(self.socket()).expect("the socket's name is free");
         let target = self.target.clone();
         let task = tokio::spawn(async move {
             // Dropped with this task, and then every connection ends.
@@ -57,9 +54,13 @@ impl Proxy {
         });
         *self.running.lock().await = Some(task.abort_handle());
     }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join(format!(".s.PGSQL.{}", self.target.get_port()))
+    }
 }
 
-async fn forward(mut client: TcpStream, target: PgConnectOptions) {
+async fn forward(mut client: UnixStream, target: PgConnectOptions) {
     let port = target.get_port();
     // Either side may end the connection at any time; that is what the test is about.
     let _ = match target.get_socket() {

@@ -28,6 +28,13 @@ pub struct Server {
     child: Child,
 }
 
+/// A client as every test uses it; gleaner's own TLS provider serves it too.
+fn new_client(timeout: Duration) -> Client {
+    // Fails only when another test was first, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().timeout(timeout).build().expect("a client")
+}
+
 /// A port that nobody listens on now.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -50,7 +57,7 @@ impl Server {
             .spawn()
             .expect("the binary starts");
         let mut server = Self { child };
-        let client = Client::new();
+        let client = new_client(Duration::from_secs(5));
         let address = format!("http://127.0.0.1:{}/readyz", place.port);
         for _ in 0..600 {
             if let Some(status) = server.child.try_wait().expect("the child's state") {
@@ -81,7 +88,7 @@ pub struct Caller {
 impl Caller {
     /// A client of the server on `port`.
     pub fn new(port: u16) -> Self {
-        let client = Client::builder().timeout(Duration::from_secs(30)).build().expect("a client");
+        let client = new_client(Duration::from_secs(30));
         Self { client, base: format!("http://127.0.0.1:{port}/api/v1") }
     }
 

@@ -57,13 +57,12 @@ impl Journey {
             port: free_port(),
         };
         let caller = Caller::new(place.port);
-        let (ended, mut end) = watch::channel(false);
+        let (ended, end) = watch::channel(false);
         let server = Server::start(&place).await;
-        let labeler = tokio::spawn(work(caller.clone(), answers, source.clone(), end.clone()));
+        let labeler = tokio::spawn(work(caller.clone(), answers, source.clone(), end));
         let (kills, server) = kill_by_plan(&database, &place, server, plan).await;
         await_state(&caller, PROJECT, "finished").await;
         ended.send(true).expect("the labeler listens");
-        end.changed().await.ok();
         let accepted = labeler.await.expect("the labeler ends without a panic");
         let journey = Self::read(&caller, kills, accepted).await;
         server.kill();
@@ -154,13 +153,18 @@ pub async fn import_source(caller: &Caller, project: &str, source: &Path) {
     }
 }
 
-/// Waits until the project is in `state`; panics when it failed.
+/// Waits until the project is in `state`, from before it is made; panics when it failed.
 pub async fn await_state(caller: &Caller, project: &str, state: &str) {
+    let path = format!("/projects/{project}");
     loop {
-        let project = caller.json(Method::GET, &format!("/projects/{project}"), None).await;
-        assert_ne!(project["state"], "failed", "{project}");
-        if project["state"] == state {
-            return;
+        let answer = caller.call(Method::GET, &path, None).await;
+        if answer.status().is_success()
+            && let Ok(project) = answer.json::<Value>().await
+        {
+            assert_ne!(project["state"], "failed", "{project}");
+            if project["state"] == state {
+                return;
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

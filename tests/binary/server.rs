@@ -72,8 +72,15 @@ impl Server {
     }
 
     /// Ends the server with SIGKILL: no handler runs, nothing is flushed.
-    pub fn kill(mut self) {
-        self.child.kill().expect("SIGKILL is sent");
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails only when it has ended already.
+        let _ = self.child.kill();
         self.child.wait().expect("the killed server is reaped");
     }
 }

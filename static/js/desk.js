@@ -72,7 +72,7 @@ export class Desk extends EventTarget {
   /** Takes the task on show off the desk. */
   advance() {
     const task = this.#tasks.shift();
-    if (task) this.#answered.set(task.task, task.attempt);
+    if (task) this.#noteAnswered(task);
     if (this.#isLow) this.refill();
     this.#changed();
     return task;
@@ -85,7 +85,7 @@ export class Desk extends EventTarget {
 
   /** Takes several tasks off the desk at once, wherever they lie. */
   takeOff(tasks) {
-    for (const task of tasks) this.#answered.set(task.task, task.attempt);
+    for (const task of tasks) this.#noteAnswered(task);
     this.#tasks = this.#tasks.filter((task) => !tasks.includes(task));
     if (this.#isLow) this.refill();
     this.#changed();
@@ -102,11 +102,16 @@ export class Desk extends EventTarget {
     if (this.#isLow) this.refill();
   }
 
-  /** Lays a task that was undone back on top, and takes its lease again, since undoing opened it for everybody. */
+  /**
+   * Lays a task that was undone back on top, and takes its lease again, since undoing opened it for everybody. Until the service has told
+   * the new attempt the task has none: an answer that names the old one would come too late for the lease that crosses it.
+   */
   putBack(task) {
+    const attempt = this.#answered.get(task.task);
     this.#answered.delete(task.task);
     const twin = this.#tasks.find((other) => other.task === task.task);
-    if (twin) task.attempt = twin.attempt;
+    task.attempt = twin?.attempt;
+    task.undoneAttempt = attempt;
     this.#tasks = [task, ...this.#tasks.filter((other) => other !== twin)];
     this.#changed();
     if (!twin) this.refill({ resume: true });
@@ -174,6 +179,11 @@ export class Desk extends EventTarget {
     const known = this.#tasks.find((task) => task.task === leased.task);
     if (known) Object.assign(known, { attempt: leased.attempt, leasedAt: Date.now() });
     else if (!this.#wasAnswered(leased)) this.#tasks.push(prepare(leased));
+  }
+
+  /** A task that was answered before its new attempt was known is the one after the undone. */
+  #noteAnswered(task) {
+    this.#answered.set(task.task, task.attempt ?? task.undoneAttempt + 1);
   }
 
   #wasAnswered(leased) {

@@ -272,7 +272,7 @@ create index idempotency_age on idempotency (created_at);
 create table job (
     id uuid primary key,
     project uuid not null references project on delete cascade,
-    kind text not null check (kind in ('import', 'pretrain', 'embed', 'train', 'score', 'select')),
+    kind text not null check (kind in ('import', 'pretrain', 'embed', 'pretext_loss', 'train', 'score', 'select')),
     -- What tells this job from others of its kind in the project, so that none is queued twice: an import's id, a round, a shard.
     subject text not null,
     state text not null default 'queued' check (state in ('queued', 'running', 'done', 'failed', 'cancelled')),

@@ -1,4 +1,4 @@
-//! Algorithm 1 without its labels: pretrain, embed, fine-tune, evaluate and score, and `round_step`, which is the loop's body.
+//! Algorithm 1 without its labels: pretrain, embed, measure `v`, fine-tune, evaluate and score, and `round_step`, which is the loop's body.
 //!
 //! Everything here is synchronous and belongs on the thread that owns the device: the engine's, or that of `simulate` and `replay`. A hook
 //! is called once a mini-batch (progress in, stop out); unfinished training leaves through a sink and comes back as `resume`. Every draw is
@@ -12,6 +12,7 @@ pub mod fine_tune_head;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod inference;
+pub mod pretext_loss;
 pub mod pretrain;
 mod regression;
 pub mod round_step;
@@ -27,14 +28,15 @@ use thiserror::Error;
 use crate::domain::project::ClassIndex;
 use crate::nn::NnError;
 
-pub use embed::{EmbedScope, embed};
+pub use embed::embed;
 pub use evaluate::{Evaluation, evaluate, evaluate_embeddings};
 pub use fine_tune::fine_tune;
 pub use fine_tune_head::fine_tune_head;
+pub use pretext_loss::pretext_losses;
 pub use pretrain::pretrain;
 pub use round_step::{RoundInput, RoundOutcome, round_step};
 pub use score::{predict, score, score_embeddings};
-pub use tables::{EmbeddingTable, ScoreRow, ScoreTable};
+pub use tables::{EmbeddingTable, PretextLossTable, ScoreRow, ScoreTable};
 
 /// The answer of a hook that wants the work to end at the next safe place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod embed;
 mod finish;
 mod import;
 mod materials;
+mod pretext_loss;
 mod pretrain;
 mod publishing;
 mod score;
@@ -47,8 +48,14 @@ const LEASE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Kinds of the learning lane.
-const LEARNING: [JobKind; 5] =
-    [JobKind::Pretrain, JobKind::Embed, JobKind::Train, JobKind::Score, JobKind::Select];
+const LEARNING: [JobKind; 6] = [
+    JobKind::Pretrain,
+    JobKind::Embed,
+    JobKind::PretextLoss,
+    JobKind::Train,
+    JobKind::Score,
+    JobKind::Select,
+];
 
 /// Why a job's body ended without a result.
 #[derive(Debug, thiserror::Error)]
@@ -226,6 +233,7 @@ impl Workshop {
             JobKind::Import => import::run(self, &project, row, attempt).await,
             JobKind::Pretrain => pretrain::run(self, &project, row, attempt).await,
             JobKind::Embed => embed::run(self, &project, row, attempt).await,
+            JobKind::PretextLoss => pretext_loss::run(self, &project, row, attempt).await,
             JobKind::Train => train::run(self, &project, row, attempt).await,
             JobKind::Score => score::run(self, &project, row, attempt).await,
             JobKind::Select => select::run(self, &project, row).await,

@@ -11,7 +11,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use gleaner::domain::settings::{BackboneKind, ImageShape};
 use gleaner::nn::backbone::Backbone;
-use gleaner::nn::graph::Architecture;
+use gleaner::nn::graph::{Architecture, Representation};
 use gleaner::nn::native::NativeBackbone;
 use gleaner::nn::optimizer::{Optimizer, Rule};
 use gleaner::nn::parameters::ParameterStore;
@@ -73,7 +73,8 @@ impl Net {
         let mut seconds = Vec::with_capacity(passes);
         for _ in 0..passes {
             let start = Instant::now();
-            let features = folded.features(images)?.flatten_all()?.to_vec1::<f32>()?;
+            let features =
+                folded.represent(images, Representation::Features)?.flatten_all()?.to_vec1::<f32>()?;
             head::logits_of(&features, &self.head)?;
             seconds.push(start.elapsed().as_secs_f64());
         }

@@ -41,10 +41,16 @@ pub fn score_key(project: ProjectId, version: i32, job: JobId) -> String {
     format!("projects/{project}/scores/{version}/{job}.bin")
 }
 
-/// The embeddings and pretext losses that a job measured on a shard of the pool.
+/// The embeddings that a job computed of a shard of the pool.
 #[must_use]
 pub fn embedding_key(project: ProjectId, job: JobId) -> String {
     format!("projects/{project}/embeddings/{job}.bin")
+}
+
+/// The pretext losses that a job measured on a shard of the pool.
+#[must_use]
+pub fn pretext_loss_key(project: ProjectId, job: JobId) -> String {
+    format!("projects/{project}/pretext-losses/{job}.bin")
 }
 
 /// The `number`-th checkpoint in the middle of an attempt of a job.

@@ -11,8 +11,10 @@ pub enum JobKind {
     Import,
     /// Train the pretext task.
     Pretrain,
-    /// Embed a shard of the pool under the pretext model, and measure `v`.
+    /// Embed a shard of the pool under the pretext model.
     Embed,
+    /// Measure `v` of a shard of the pool under the pretext model.
+    PretextLoss,
     /// Fine-tune and evaluate a model for a round.
     Train,
     /// Score a shard of the pool under a model.
@@ -29,6 +31,7 @@ impl JobKind {
             Self::Import => "import",
             Self::Pretrain => "pretrain",
             Self::Embed => "embed",
+            Self::PretextLoss => "pretext_loss",
             Self::Train => "train",
             Self::Score => "score",
             Self::Select => "select",

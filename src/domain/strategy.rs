@@ -88,6 +88,15 @@ impl Strategy {
         }
     }
 
+    /// Whether it ranks by `v`, which is measured only then.
+    #[must_use]
+    pub fn needs_pretext_loss(&self) -> bool {
+        match self {
+            Self::DeepActive { .. } | Self::Pretext {} => true,
+            Self::Uncertainty { .. } | Self::Random {} | Self::Typical {} => false,
+        }
+    }
+
     /// Adds to `errors` what is wrong with the parameters.
     pub fn validate(&self, errors: &mut Vec<FieldError>) {
         if let Self::DeepActive { lambda, .. } = self

@@ -5,7 +5,8 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::learner::fixture::{self, CLASS_COUNT, go_on};
-use crate::learner::{DropCheckpoints, EmbedScope, EmbeddingTable, Stopped, fine_tune};
+use crate::learner::{DropCheckpoints, EmbeddingTable, Stopped, fine_tune};
+use crate::nn::graph::Representation;
 
 fn start() -> (Engine, EngineGuard) {
     Engine::start(&EngineConfig { device: DeviceChoice::Cpu, threads: ops::thread_count() })
@@ -33,8 +34,9 @@ fn downstream_model() -> Checkpoint {
 }
 
 fn work_on(model: &Arc<Checkpoint>) -> Work {
-    let mut table = EmbeddingTable::new("00".repeat(32), model.architecture().feature_count, false);
-    table.push(crate::domain::content_hash::ContentHash([1; 32]), 0.0, &vec![0.5; table.feature_count]);
+    let mut table =
+        EmbeddingTable::new("00".repeat(32), model.architecture().width(Representation::Embedding));
+    table.push(crate::domain::content_hash::ContentHash([1; 32]), &vec![0.5; table.feature_count]);
     Work::ScoreEmbeddings { model: Arc::clone(model), table: Arc::new(table) }
 }
 
@@ -82,8 +84,7 @@ fn work_comes_back_with_its_outcome_or_its_reason() {
         let outcome = engine.run(project, work_on(&model), go_on).await.expect("scores");
         assert!(matches!(outcome, Outcome::Scores(table) if table.rows.len() == 1));
         let (pool, _) = fixture::pool(4, "wrong");
-        let wrong =
-            Work::Embed { model: Arc::clone(&model), pool: Arc::new(pool), scope: EmbedScope::Embeddings };
+        let wrong = Work::Embed { model: Arc::clone(&model), pool: Arc::new(pool) };
         let error = engine.run(project, wrong, go_on).await.expect_err("a downstream model can't embed");
         assert!(matches!(error, EngineError::Failed(reason) if reason.contains("pretext")));
     });

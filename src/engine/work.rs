@@ -7,8 +7,8 @@ use candle_core::Device;
 use crate::domain::project::ClassIndex;
 use crate::domain::settings::ProjectSettings;
 use crate::learner::{
-    self, CheckpointSink, EmbedScope, EmbeddingTable, Evaluation, LabeledItem, LearnerError, ScoreTable,
-    StepHook,
+    self, CheckpointSink, EmbeddingTable, Evaluation, LabeledItem, LearnerError, PretextLossTable,
+    ScoreTable, StepHook,
 };
 use crate::nn::checkpoint::Checkpoint;
 use crate::vision::Pool;
@@ -32,8 +32,13 @@ pub enum Work {
         model: Arc<Checkpoint>,
         /// A shard.
         pool: Arc<Pool>,
-        /// With `v` or without.
-        scope: EmbedScope,
+    },
+    /// `learner::pretext_losses`.
+    PretextLosses {
+        /// f′ and g.
+        model: Arc<Checkpoint>,
+        /// A shard.
+        pool: Arc<Pool>,
     },
     /// `learner::fine_tune`.
     FineTune {
@@ -110,6 +115,8 @@ pub enum Outcome {
     Model(Box<Checkpoint>),
     /// Of `Embed`.
     Embeddings(EmbeddingTable),
+    /// Of `PretextLosses`.
+    PretextLosses(PretextLossTable),
     /// Of `Evaluate` and `EvaluateEmbeddings`.
     Evaluation(Evaluation),
     /// Of `Score` and `ScoreEmbeddings`.
@@ -123,6 +130,7 @@ impl Work {
         match self {
             Self::Pretrain { .. } => "pretrain",
             Self::Embed { .. } => "embed",
+            Self::PretextLosses { .. } => "pretext_loss",
             Self::FineTune { .. } => "fine_tune",
             Self::FineTuneHead { .. } => "fine_tune_head",
             Self::Evaluate { .. } | Self::EvaluateEmbeddings { .. } => "evaluate",
@@ -137,8 +145,11 @@ impl Work {
             Self::Pretrain { pool, settings, resume, mut sink } => {
                 learner::pretrain(device, &pool, &settings, resume.as_deref(), sink.as_mut(), hook).map(model)
             }
-            Self::Embed { model, pool, scope } => {
-                learner::embed(device, &model, &pool, scope, hook).map(Outcome::Embeddings)
+            Self::Embed { model, pool } => {
+                learner::embed(device, &model, &pool, hook).map(Outcome::Embeddings)
+            }
+            Self::PretextLosses { model, pool } => {
+                learner::pretext_losses(device, &model, &pool, hook).map(Outcome::PretextLosses)
             }
             Self::FineTune { pretext, pool, labeled, class_count, settings, round, resume, mut sink } => {
                 let (resume, sink) = (resume.as_deref(), sink.as_mut());

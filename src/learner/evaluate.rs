@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 
-use super::inference::for_each_features;
+use super::inference::for_each_row;
 use super::{LearnerError, Result, StepHook, check};
 use crate::domain::project::ClassIndex;
 use crate::nn::NnError;
@@ -63,8 +63,9 @@ pub fn evaluate(
     let samples: Vec<Sample> = (0..pool.len()).map(Sample::upright).collect();
     let mut evaluation = Evaluation::new(model.manifest.class_count);
     let mut rest = classes;
-    for_each_features(device, model, pool, &samples, hook, |samples, features| {
-        let logits = head::logits_of(features, &model.head).map_err(NnError::from)?;
+    let representation = model.manifest.representation;
+    for_each_row(device, model, representation, pool, &samples, hook, |samples, rows| {
+        let logits = head::logits_of(rows, &model.head).map_err(NnError::from)?;
         let (front, back) = rest.split_at(samples.len());
         evaluation.add(&logits, front);
         rest = back;

@@ -15,6 +15,7 @@ use crate::domain::seed::StreamKey;
 use crate::domain::settings::ProjectSettings;
 use crate::nn::backbone;
 use crate::nn::checkpoint::{Checkpoint, Manifest, ModelKind};
+use crate::nn::graph::Representation;
 use crate::nn::initialize::initialize_head;
 use crate::nn::optimizer::Rule;
 use crate::nn::{head, ops};
@@ -62,7 +63,8 @@ pub fn fine_tune(
         return Err(LearnerError::Model(format!("it sees images of {expected:?}, these are {found:?}")));
     }
     let items = labeled.iter().map(|item| (pool.hash(item.index), item.class.0));
-    let fresh = initial_model(device, pretext, settings, round, class_count, items)?;
+    let representation = Representation::Features;
+    let fresh = initial_model(device, pretext, representation, settings, round, class_count, items)?;
     let network = backbone::for_device(device, fresh.architecture());
     let classes: HashMap<usize, u32> =
         labeled.iter().map(|item| (item.index, u32::from(item.class.0))).collect();
@@ -101,10 +103,11 @@ fn plan_epoch(
     }
 }
 
-/// The pretext backbone under a fresh head, with the manifest of the model it will become.
+/// The pretext backbone under a fresh head that takes in `representation`, with the manifest of the model it will become.
 pub(super) fn initial_model<'h>(
     device: &Device,
     pretext: &Checkpoint,
+    representation: Representation,
     settings: &ProjectSettings,
     round: u32,
     class_count: usize,
@@ -115,9 +118,9 @@ pub(super) fn initial_model<'h>(
             "every round starts from the pretext model, this is a downstream one".to_owned(),
         ));
     }
-    let feature_count = pretext.architecture().feature_count;
-    let mut head = head::linear(feature_count, class_count);
-    initialize_head(&mut head, feature_count, settings.seed, round);
+    let width = pretext.architecture().width(representation);
+    let mut head = head::linear(width, class_count);
+    initialize_head(&mut head, width, settings.seed, round);
     let items: Vec<_> = items.collect();
     let described = json!({
         "kind": "downstream", "pretext": pretext.manifest.run, "fine_tune": settings.fine_tune, "round": round,
@@ -126,6 +129,7 @@ pub(super) fn initial_model<'h>(
     let manifest = Manifest {
         gleaner_version: env!("CARGO_PKG_VERSION").to_owned(),
         kind: ModelKind::Downstream,
+        representation,
         class_count,
         fine_tune: Some(settings.fine_tune),
         round: Some(round),

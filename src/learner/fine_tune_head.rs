@@ -12,6 +12,7 @@ use super::tables::EmbeddingTable;
 use super::{LabeledItem, LearnerError, Result, StepHook, check_labels};
 use crate::domain::settings::ProjectSettings;
 use crate::nn::checkpoint::{Checkpoint, EpochRecord};
+use crate::nn::graph::Representation;
 
 /// Weight of the penalty, in items: κ of `Regression`.
 ///
@@ -39,7 +40,8 @@ pub fn fine_tune_head(
         return Err(LearnerError::Model("the embeddings come from another pretext model".to_owned()));
     }
     let items = labeled.iter().map(|item| (&table.hashes[item.index], item.class.0));
-    let mut model = initial_model(device, pretext, settings, round, class_count, items)?;
+    let representation = Representation::Embedding;
+    let mut model = initial_model(device, pretext, representation, settings, round, class_count, items)?;
     let mut sorted = labeled.to_vec();
     sorted.sort_unstable_by_key(|item| table.hashes[item.index]);
     let scale = Standardisation::measure(table);
@@ -112,7 +114,7 @@ impl Standardisation {
 mod tests {
     use super::*;
     use crate::learner::fixture::{self, CLASS_COUNT, go_on};
-    use crate::learner::{EmbedScope, embed, evaluate, evaluate_embeddings, score, score_embeddings};
+    use crate::learner::{embed, evaluate, evaluate_embeddings, score, score_embeddings};
 
     fn fit(pretext: &Checkpoint, table: &EmbeddingTable, labeled: &[LabeledItem]) -> Result<Checkpoint> {
         fine_tune_head(
@@ -132,8 +134,8 @@ mod tests {
         let (pool, classes) = fixture::pool(120, "head");
         let (test, test_classes) = fixture::pool(80, "test");
         let pretext = fixture::pretext(&pool);
-        let table = embed(&Device::Cpu, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
-        let test_table = embed(&Device::Cpu, &pretext, &test, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let table = embed(&Device::Cpu, &pretext, &pool, &mut go_on).unwrap();
+        let test_table = embed(&Device::Cpu, &pretext, &test, &mut go_on).unwrap();
         let labeled = fixture::labeled(40, &classes);
         let model = fit(&pretext, &table, &labeled).unwrap();
         let by_images = evaluate(&Device::Cpu, &model, &test, &test_classes, &mut go_on).unwrap();
@@ -150,11 +152,11 @@ mod tests {
     fn neither_the_order_of_labels_nor_of_shards_changes_a_bit() {
         let (pool, classes) = fixture::pool(60, "head");
         let pretext = fixture::pretext(&pool);
-        let table = embed(&Device::Cpu, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let table = embed(&Device::Cpu, &pretext, &pool, &mut go_on).unwrap();
         let labeled = fixture::labeled(20, &classes);
-        let mut backwards = EmbeddingTable::new(table.run.clone(), table.feature_count, false);
+        let mut backwards = EmbeddingTable::new(table.run.clone(), table.feature_count);
         for row in (0..table.len()).rev() {
-            backwards.push(table.hashes[row], 0.0, table.embedding(row));
+            backwards.push(table.hashes[row], table.embedding(row));
         }
         let turned: Vec<_> =
             labeled.iter().map(|item| LabeledItem { index: 59 - item.index, ..*item }).collect();
@@ -165,7 +167,7 @@ mod tests {
     fn embeddings_of_another_model_are_refused() {
         let (pool, classes) = fixture::pool(20, "head");
         let pretext = fixture::pretext(&pool);
-        let mut table = embed(&Device::Cpu, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let mut table = embed(&Device::Cpu, &pretext, &pool, &mut go_on).unwrap();
         table.run = "00".repeat(32);
         assert!(matches!(fit(&pretext, &table, &fixture::labeled(8, &classes)), Err(LearnerError::Model(_))));
     }

@@ -1,6 +1,6 @@
-//! Forward passes over many images in eval mode: what embedding, evaluation and scoring share.
+//! Forward passes over many images in eval mode: what embedding, `v`, evaluation and scoring share.
 //!
-//! The loader fills the next batch while the backbone computes. An item's features don't depend on its batch, so batch and shard sizes are
+//! The loader fills the next batch while the backbone computes. An item's row doesn't depend on its batch, so batch and shard sizes are
 //! free to choose.
 
 use std::ops::ControlFlow;
@@ -10,17 +10,29 @@ use candle_core::Device;
 use super::training::batch_tensor;
 use super::{LearnerError, Result, StepHook, check};
 use crate::nn::NnError;
-use crate::nn::backbone::{self, Mode};
-use crate::nn::checkpoint::Checkpoint;
+use crate::nn::backbone;
+use crate::nn::checkpoint::{Checkpoint, ModelKind};
+use crate::nn::graph::Representation;
 use crate::vision::{BatchLoader, Pool, Sample};
 
 /// Images in a batch of inference; large enough to keep every core busy on small networks.
 pub(super) const BATCH_SIZE: usize = 256;
 
-/// Hands `consume` the features `[n, D]` of `samples`, batch after batch, in their order.
-pub(super) fn for_each_features(
+/// Refuses a model that isn't f′.
+pub(super) fn check_pretext(model: &Checkpoint) -> Result<()> {
+    match model.manifest.kind {
+        ModelKind::Pretext => Ok(()),
+        ModelKind::Downstream => {
+            Err(LearnerError::Model("it is a downstream model, a pretext model is needed".to_owned()))
+        }
+    }
+}
+
+/// Hands `consume` what `representation` makes of `samples`, one row each, batch after batch, in their order.
+pub(super) fn for_each_row(
     device: &Device,
     model: &Checkpoint,
+    representation: Representation,
     pool: &Pool,
     samples: &[Sample],
     hook: &mut dyn StepHook,
@@ -38,9 +50,9 @@ pub(super) fn for_each_features(
         let mut take = || {
             check(hook.step(done, total))?;
             let images = batch_tensor(batch, pool, device)?;
-            let (features, _) = network.features(&model.backbone, &images, Mode::Eval)?;
-            let features = features.flatten_all().and_then(|features| features.to_vec1::<f32>());
-            consume(batch.samples, &features.map_err(NnError::from)?)?;
+            let rows = network.represent(&model.backbone, &images, representation)?;
+            let rows = rows.flatten_all().and_then(|rows| rows.to_vec1::<f32>());
+            consume(batch.samples, &rows.map_err(NnError::from)?)?;
             done += 1;
             Ok(())
         };

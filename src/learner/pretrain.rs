@@ -11,7 +11,7 @@ use crate::domain::seed::StreamKey;
 use crate::domain::settings::ProjectSettings;
 use crate::nn::backbone;
 use crate::nn::checkpoint::{Checkpoint, FORMAT, Manifest, ModelKind};
-use crate::nn::graph::Architecture;
+use crate::nn::graph::{Architecture, Representation};
 use crate::nn::initialize::{initial_backbone, initialize_head};
 use crate::nn::optimizer::Rule;
 use crate::nn::{head, ops};
@@ -86,6 +86,7 @@ fn initial_checkpoint(
         kind: ModelKind::Pretext,
         backbone: settings.backbone,
         image: pool.shape(),
+        representation: Representation::Features,
         class_count: answer_count,
         normalization: Normalization::measure(pool, seed),
         pretext: settings.pretext,

@@ -100,14 +100,14 @@ pub fn round_step(
 mod tests {
     use super::*;
     use crate::learner::fixture::{self, CLASS_COUNT, go_on};
-    use crate::learner::{DropCheckpoints, EmbedScope, embed, pretrain};
+    use crate::learner::{DropCheckpoints, embed, pretrain};
 
     #[test]
     fn both_modes_give_a_model_a_verdict_and_a_score_for_every_item() {
         let (pool, classes) = fixture::pool(60, "round");
         let (test, test_classes) = fixture::pool(40, "test");
         let pretext = fixture::pretext(&pool);
-        let table = embed(&Device::Cpu, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let table = embed(&Device::Cpu, &pretext, &pool, &mut go_on).unwrap();
         let labeled = fixture::labeled(16, &classes);
         let mut settings = fixture::settings();
         for mode in [FineTuneMode::Full, FineTuneMode::Head] {
@@ -150,7 +150,7 @@ mod tests {
         let pretext = pretrain(&device, &pool, &settings, None, &mut DropCheckpoints, &mut go_on).unwrap();
         let last = pretext.manifest.epochs[1];
         assert!(last.accuracy > 0.4, "a quarter would be chance: {last:?}");
-        let table = embed(&device, &pretext, &pool, EmbedScope::Embeddings, &mut go_on).unwrap();
+        let table = embed(&device, &pretext, &pool, &mut go_on).unwrap();
         let labeled = fixture::labeled(500, &classes);
         let input = RoundInput {
             pretext: &pretext,
@@ -165,6 +165,6 @@ mod tests {
         };
         let outcome = round_step(&device, input, None, &mut DropCheckpoints, &mut go_on).unwrap();
         let evaluation = outcome.evaluation.expect("there is a test split");
-        assert!(evaluation.accuracy > 0.5, "a tenth would be chance: {evaluation:?}");
+        assert!(evaluation.accuracy > 0.6, "a tenth would be chance: {evaluation:?}");
     }
 }

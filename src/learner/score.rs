@@ -2,12 +2,12 @@
 
 use candle_core::{Device, Tensor};
 
-use super::inference::for_each_features;
+use super::inference::for_each_row;
 use super::tables::{EmbeddingTable, ScoreRow, ScoreTable};
 use super::{LearnerError, Result, StepHook, check};
 use crate::domain::content_hash::ContentHash;
 use crate::nn::NnError;
-use crate::nn::backbone::{self, Mode};
+use crate::nn::backbone;
 use crate::nn::checkpoint::{Checkpoint, ModelKind};
 use crate::nn::{head, loss::softmax};
 use crate::vision::{Pool, Sample, View};
@@ -28,10 +28,18 @@ pub fn score(
     check_downstream(model)?;
     let samples: Vec<Sample> = (0..pool.len()).map(Sample::upright).collect();
     let mut rows = Vec::with_capacity(pool.len());
-    for_each_features(device, model, pool, &samples, hook, |samples, features| {
-        let hashes = samples.iter().map(|sample| *pool.hash(sample.index));
-        push_rows(model, hashes, features, &mut rows)
-    })?;
+    for_each_row(
+        device,
+        model,
+        model.manifest.representation,
+        pool,
+        &samples,
+        hook,
+        |samples, described| {
+            let hashes = samples.iter().map(|sample| *pool.hash(sample.index));
+            push_rows(model, hashes, described, &mut rows)
+        },
+    )?;
     Ok(ScoreTable { run: model.manifest.run.clone(), rows })
 }
 
@@ -79,9 +87,9 @@ pub fn predict(device: &Device, model: &Checkpoint, images: &[Vec<u8>]) -> Resul
     let input =
         Tensor::from_vec(input, (images.len(), size, size, channels), device).map_err(NnError::from)?;
     let network = backbone::for_device(device, model.architecture());
-    let (features, _) = network.features(&model.backbone, &input, Mode::Eval)?;
-    let features = features.flatten_all().and_then(|f| f.to_vec1::<f32>()).map_err(NnError::from)?;
-    let mut logits = head::logits_of(&features, &model.head).map_err(NnError::from)?;
+    let described = network.represent(&model.backbone, &input, model.manifest.representation)?;
+    let described = described.flatten_all().and_then(|d| d.to_vec1::<f32>()).map_err(NnError::from)?;
+    let mut logits = head::logits_of(&described, &model.head).map_err(NnError::from)?;
     let rows = logits.chunks_exact_mut(model.manifest.class_count.max(1));
     Ok(rows
         .map(|row| {
@@ -94,10 +102,10 @@ pub fn predict(device: &Device, model: &Checkpoint, images: &[Vec<u8>]) -> Resul
 fn push_rows(
     model: &Checkpoint,
     hashes: impl Iterator<Item = ContentHash>,
-    features: &[f32],
+    described: &[f32],
     rows: &mut Vec<ScoreRow>,
 ) -> Result<()> {
-    let mut logits = head::logits_of(features, &model.head).map_err(NnError::from)?;
+    let mut logits = head::logits_of(described, &model.head).map_err(NnError::from)?;
     for (hash, row) in hashes.zip(logits.chunks_exact_mut(model.manifest.class_count.max(1))) {
         softmax(row);
         rows.push(ScoreRow::of(hash, row));

@@ -1,4 +1,4 @@
-//! Tables that jobs exchange: embeddings with `v`, and scores; rows are keyed by content hash, so shards come together in any order.
+//! Tables that jobs exchange: embeddings, `v`, and scores; rows are keyed by content hash, so shards come together in any order.
 //!
 //! Bytes are little-endian behind a magic with its version; a table names the run of the model that made it, and only tables of one run
 //! are joined.
@@ -10,32 +10,30 @@ use super::uncertainty::Uncertainty;
 use super::{LearnerError, Result};
 
 const EMBEDDING_MAGIC: &[u8; 8] = b"GLNREMB1";
+const PRETEXT_LOSS_MAGIC: &[u8; 8] = b"GLNRPLO1";
 const SCORE_MAGIC: &[u8; 8] = b"GLNRSCO1";
 
 /// Classes that a score row names at most.
 pub const TOP_COUNT: usize = 3;
 
-/// Embeddings and pretext losses of items under one pretext model.
+/// Embeddings of items under one pretext model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EmbeddingTable {
     /// `Manifest::run` of the pretext model, 64 hexadecimal digits.
     pub run: String,
-    /// Length D of an embedding.
+    /// Length E of an embedding.
     pub feature_count: usize,
     /// Content of each row.
     pub hashes: Vec<ContentHash>,
-    /// `v` of each row in nats; absent when only embeddings were asked for.
-    pub losses: Option<Vec<f32>>,
-    /// Embeddings, [N, D] row-major.
+    /// Embeddings, [N, E] row-major.
     pub embeddings: Vec<f32>,
 }
 
 impl EmbeddingTable {
-    /// A table without rows, with a column for `v` or without.
+    /// A table without rows.
     #[must_use]
-    pub fn new(run: String, feature_count: usize, with_losses: bool) -> Self {
-        let losses = with_losses.then(Vec::new);
-        Self { run, feature_count, hashes: Vec::new(), losses, embeddings: Vec::new() }
+    pub fn new(run: String, feature_count: usize) -> Self {
+        Self { run, feature_count, hashes: Vec::new(), embeddings: Vec::new() }
     }
 
     /// Number of rows.
@@ -56,30 +54,20 @@ impl EmbeddingTable {
         &self.embeddings[index * self.feature_count..][..self.feature_count]
     }
 
-    /// Adds a row; `embedding` has `feature_count` numbers, `loss` counts only in a table with that column.
-    pub fn push(&mut self, hash: ContentHash, loss: f32, embedding: &[f32]) {
+    /// Adds a row; `embedding` has `feature_count` numbers.
+    pub fn push(&mut self, hash: ContentHash, embedding: &[f32]) {
         debug_assert_eq!(embedding.len(), self.feature_count);
         self.hashes.push(hash);
-        if let Some(losses) = &mut self.losses {
-            losses.push(loss);
-        }
         self.embeddings.extend_from_slice(embedding);
     }
 
     /// Appends the rows of another shard.
     ///
     /// # Errors
-    /// A shard of another model, or one with `v` to one without.
+    /// A shard of another model.
     pub fn append(&mut self, shard: &Self) -> Result<()> {
         if (&shard.run, shard.feature_count) != (&self.run, self.feature_count) {
             return Err(LearnerError::Table("its rows come from another pretext model".to_owned()));
-        }
-        match (&mut self.losses, &shard.losses) {
-            (None, None) => {}
-            (Some(losses), Some(more)) => losses.extend_from_slice(more),
-            _ => {
-                return Err(LearnerError::Table("only one of the shards has pretext losses".to_owned()));
-            }
         }
         self.hashes.extend_from_slice(&shard.hashes);
         self.embeddings.extend_from_slice(&shard.embeddings);
@@ -89,12 +77,10 @@ impl EmbeddingTable {
     /// The table's bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(128 + self.len() * (36 + 4 * self.feature_count));
+        let mut bytes = Vec::with_capacity(128 + self.len() * (32 + 4 * self.feature_count));
         write_header(&mut bytes, EMBEDDING_MAGIC, &self.run, self.len(), self.feature_count);
-        bytes.push(u8::from(self.losses.is_some()));
         self.hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.0));
-        let numbers = self.losses.iter().flatten().chain(&self.embeddings);
-        numbers.for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        self.embeddings.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
         bytes
     }
 
@@ -105,12 +91,58 @@ impl EmbeddingTable {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader { rest: bytes };
         let (run, count, feature_count) = reader.read_header(EMBEDDING_MAGIC)?;
-        let [with_losses] = reader.take_array()?;
         let hashes = reader.read_hashes(count)?;
-        let losses = if with_losses == 0 { None } else { Some(reader.read_numbers(count)?) };
         let embeddings = reader.read_numbers(count.saturating_mul(feature_count))?;
         reader.finish()?;
-        Ok(Self { run, feature_count, hashes, losses, embeddings })
+        Ok(Self { run, feature_count, hashes, embeddings })
+    }
+}
+
+/// Pretext losses of items under one pretext model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PretextLossTable {
+    /// `Manifest::run` of the pretext model, 64 hexadecimal digits.
+    pub run: String,
+    /// Each item with its `v` in nats, at least 0.
+    pub rows: Vec<(ContentHash, f32)>,
+}
+
+impl PretextLossTable {
+    /// Appends the rows of another shard.
+    ///
+    /// # Errors
+    /// A shard of another model.
+    pub fn append(&mut self, shard: &Self) -> Result<()> {
+        if shard.run != self.run {
+            return Err(LearnerError::Table("its rows come from another pretext model".to_owned()));
+        }
+        self.rows.extend_from_slice(&shard.rows);
+        Ok(())
+    }
+
+    /// The table's bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(128 + self.rows.len() * 36);
+        write_header(&mut bytes, PRETEXT_LOSS_MAGIC, &self.run, self.rows.len(), 1);
+        for (hash, loss) in &self.rows {
+            bytes.extend_from_slice(&hash.0);
+            bytes.extend_from_slice(&loss.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads a table's bytes.
+    ///
+    /// # Errors
+    /// Bytes of something else, of another version, or cut off.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut reader = Reader { rest: bytes };
+        let (run, count, _) = reader.read_header(PRETEXT_LOSS_MAGIC)?;
+        let row = |reader: &mut Reader<'_>| Ok((ContentHash(reader.take_array()?), reader.read_number()?));
+        let rows = (0..count).map(|_| row(&mut reader)).collect::<Result<Vec<_>>>()?;
+        reader.finish()?;
+        Ok(Self { run, rows })
     }
 }
 
@@ -286,10 +318,15 @@ mod tests {
     use super::*;
 
     fn embeddings() -> EmbeddingTable {
-        let mut table = EmbeddingTable::new("ab".repeat(32), 3, true);
-        table.push(ContentHash([1; 32]), 0.5, &[1.0, 2.0, 3.0]);
-        table.push(ContentHash([2; 32]), 1.5, &[4.0, 5.0, 6.0]);
+        let mut table = EmbeddingTable::new("ab".repeat(32), 3);
+        table.push(ContentHash([1; 32]), &[1.0, 2.0, 3.0]);
+        table.push(ContentHash([2; 32]), &[4.0, 5.0, 6.0]);
         table
+    }
+
+    fn losses() -> PretextLossTable {
+        let rows = vec![(ContentHash([1; 32]), 0.5), (ContentHash([2; 32]), 1.5)];
+        PretextLossTable { run: "ab".repeat(32), rows }
     }
 
     fn scores() -> ScoreTable {
@@ -300,25 +337,27 @@ mod tests {
     #[test]
     fn tables_come_back_from_their_bytes() {
         assert_eq!(EmbeddingTable::from_bytes(&embeddings().to_bytes()).unwrap(), embeddings());
-        let without = EmbeddingTable { losses: None, ..embeddings() };
-        assert_eq!(EmbeddingTable::from_bytes(&without.to_bytes()).unwrap(), without);
+        assert_eq!(PretextLossTable::from_bytes(&losses().to_bytes()).unwrap(), losses());
         assert_eq!(ScoreTable::from_bytes(&scores().to_bytes()).unwrap(), scores());
     }
 
     #[test]
     fn every_cut_and_every_foreign_beginning_is_refused() {
-        for bytes in [embeddings().to_bytes(), scores().to_bytes()] {
-            for end in 0..bytes.len() {
-                assert!(EmbeddingTable::from_bytes(&bytes[..end]).is_err());
-                assert!(ScoreTable::from_bytes(&bytes[..end]).is_err());
-            }
-            let longer = [bytes, vec![0]].concat();
-            assert!(EmbeddingTable::from_bytes(&longer).is_err() && ScoreTable::from_bytes(&longer).is_err());
+        let is_read = |bytes: &[u8]| {
+            EmbeddingTable::from_bytes(bytes).is_ok()
+                || PretextLossTable::from_bytes(bytes).is_ok()
+                || ScoreTable::from_bytes(bytes).is_ok()
+        };
+        for bytes in [embeddings().to_bytes(), losses().to_bytes(), scores().to_bytes()] {
+            assert!(is_read(&bytes));
+            assert!((0..bytes.len()).all(|end| !is_read(&bytes[..end])));
+            assert!(!is_read(&[bytes, vec![0]].concat()));
         }
         // A count far beyond the bytes must not be allocated.
-        let mut bytes = embeddings().to_bytes();
-        bytes[76..84].fill(0xff);
-        assert!(EmbeddingTable::from_bytes(&bytes).is_err());
+        for mut bytes in [embeddings().to_bytes(), losses().to_bytes(), scores().to_bytes()] {
+            bytes[76..84].fill(0xff);
+            assert!(!is_read(&bytes));
+        }
     }
 
     #[test]
@@ -326,9 +365,11 @@ mod tests {
         let mut table = embeddings();
         table.append(&embeddings()).unwrap();
         assert_eq!((table.len(), table.embedding(3)), (4, &[4.0, 5.0, 6.0][..]));
-        let other = EmbeddingTable::new("00".repeat(32), 3, true);
-        let without = EmbeddingTable { losses: None, ..embeddings() };
-        assert!(table.append(&other).is_err() && table.append(&without).is_err());
+        assert!(table.append(&EmbeddingTable::new("00".repeat(32), 3)).is_err());
+        let mut measured = losses();
+        measured.append(&losses()).unwrap();
+        assert_eq!(measured.rows.len(), 4);
+        assert!(measured.append(&PretextLossTable { run: "00".to_owned(), rows: vec![] }).is_err());
         let mut scored = scores();
         assert!(scored.append(&ScoreTable { run: "00".to_owned(), rows: vec![] }).is_err());
     }

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 
 use super::Result;
 use super::candle_backbone::CandleBackbone;
-use super::graph::Architecture;
+use super::graph::{Architecture, Representation};
 use super::native::NativeBackbone;
 use super::ops;
 use super::parameters::ParameterStore;
@@ -75,6 +75,17 @@ pub trait Backbone: Send + Sync {
         images: &Tensor,
         mode: Mode,
     ) -> Result<(Tensor, Option<BatchStatistics>)>;
+
+    /// What `representation` makes of a batch in `Mode::Eval`: features [N, D] or embeddings [N, E], on the backbone's device.
+    ///
+    /// # Errors
+    /// As `features`.
+    fn represent(
+        &self,
+        parameters: &ParameterStore,
+        images: &Tensor,
+        representation: Representation,
+    ) -> Result<Tensor>;
 
     /// One training pass: features with batch statistics over `groups`, the loss, and its gradients; no parameter is changed.
     ///

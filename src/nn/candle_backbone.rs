@@ -8,7 +8,10 @@
 use candle_core::{D, Device, Tensor, Var};
 
 use super::backbone::{Backbone, BatchStatistics, LossFn, Mode, StepGradients};
-use super::graph::{Architecture, ConvUnit, MaxPoolShape, NORM_EPSILON};
+use super::graph::{
+    Architecture, BasicBlock, ConvUnit, EmbeddingPart, MaxPoolShape, NORM_EPSILON, Representation,
+};
+use super::ops::pooling::cell_pixels;
 use super::parameters::{NamedRange, ParameterStore};
 use super::{NnError, Result};
 
@@ -41,9 +44,32 @@ impl Backbone for CandleBackbone {
         check_batch(&self.architecture, images, mode)?;
         let tensors = value_tensors(parameters, &self.device)?;
         let mut pass = Pass::new(&self.device, parameters, &tensors, mode);
-        let features = pass.run(&self.architecture, images)?;
+        let features = average(&pass.run(&self.architecture, images)?)?;
         let statistics = pass.into_statistics(&self.architecture)?;
         Ok((features.detach(), statistics))
+    }
+
+    fn represent(
+        &self,
+        parameters: &ParameterStore,
+        images: &Tensor,
+        representation: Representation,
+    ) -> Result<Tensor> {
+        if representation == Representation::Features {
+            return Ok(self.features(parameters, images, Mode::Eval)?.0);
+        }
+        check_batch(&self.architecture, images, Mode::Eval)?;
+        let tensors = value_tensors(parameters, &self.device)?;
+        let mut pass = Pass::new(&self.device, parameters, &tensors, Mode::Eval);
+        let mut x = pass.stem(&self.architecture, images)?;
+        let mut parts = Vec::new();
+        for (index, block) in self.architecture.blocks.iter().enumerate() {
+            x = pass.block(block, x)?;
+            if let Some(part) = self.architecture.embedding.iter().find(|part| part.block == index) {
+                parts.push(embed_part(&x, part)?);
+            }
+        }
+        Ok(Tensor::cat(&parts, 1)?.detach())
     }
 
     fn step_gradients(
@@ -59,7 +85,7 @@ impl Backbone for CandleBackbone {
         let variables = value_variables(parameters, &self.device)?;
         let head_variables = value_variables(head, &self.device)?;
         let mut pass = Pass::new(&self.device, parameters, &variables, mode);
-        let features = pass.run(&self.architecture, images)?;
+        let features = average(&pass.run(&self.architecture, images)?)?;
         let statistics = pass.into_statistics(&self.architecture)?;
         let scalar = loss(&features, &head_variables)?;
         let gradients = scalar.backward()?;
@@ -103,6 +129,25 @@ pub fn check_batch(architecture: &Architecture, images: &Tensor, mode: Mode) -> 
     Ok(())
 }
 
+/// The mean over all pixels: [N, C, H, W] to [N, C].
+fn average(images: &Tensor) -> candle_core::Result<Tensor> {
+    images.flatten_from(2)?.mean(D::Minus1)
+}
+
+/// A stage's part of the embedding, [N, cells × C], from its output [N, C, H, W].
+fn embed_part(images: &Tensor, part: &EmbeddingPart) -> candle_core::Result<Tensor> {
+    let cell = |place: usize| {
+        let rows = cell_pixels(part.size, part.grid, place / part.grid);
+        let columns = cell_pixels(part.size, part.grid, place % part.grid);
+        average(&images.narrow(2, rows.start, rows.len())?.narrow(3, columns.start, columns.len())?)
+    };
+    let cells = (0..part.grid * part.grid).map(cell).collect::<candle_core::Result<Vec<_>>>()?;
+    let cells = Tensor::cat(&cells, 1)?;
+    let length = cells.sqr()?.sum_keepdim(1)?.sqrt()?;
+    // A part of zeros stays one.
+    cells.broadcast_div(&length.maximum(f32::MIN_POSITIVE)?)
+}
+
 /// The inside shape of a trained tensor: HWIO for a convolution, else PyTorch's.
 fn inside_shape(range: &NamedRange) -> Vec<usize> {
     match *range.shape.as_slice() {
@@ -141,22 +186,29 @@ impl<'a> Pass<'a> {
         Self { device, buffers: &store.buffers, tensors: tensors.iter(), mode, seen: Vec::new() }
     }
 
+    /// The last stage's output, [N, D, H, W].
     fn run(&mut self, architecture: &Architecture, images: &Tensor) -> Result<Tensor> {
+        let first = self.stem(architecture, images)?;
+        architecture.blocks.iter().try_fold(first, |x, block| self.block(block, x))
+    }
+
+    fn stem(&mut self, architecture: &Architecture, images: &Tensor) -> Result<Tensor> {
         let images = images.permute((0, 3, 1, 2))?.contiguous()?; // [N, C, H, W]
-        let mut x = relu(&self.unit(&architecture.stem, &images)?)?;
-        if let Some(pool) = &architecture.max_pool {
-            x = max_pool(&x, pool)?;
+        let x = relu(&self.unit(&architecture.stem, &images)?)?;
+        match &architecture.max_pool {
+            Some(pool) => max_pool(&x, pool),
+            None => Ok(x),
         }
-        for block in &architecture.blocks {
-            let inner = relu(&self.unit(&block.conv1, &x)?)?;
-            let outer = self.unit(&block.conv2, &inner)?;
-            let shortcut = match &block.downsample {
-                Some(unit) => self.unit(unit, &x)?,
-                None => x,
-            };
-            x = relu(&(outer + shortcut)?)?;
-        }
-        Ok(x.flatten_from(2)?.mean(D::Minus1)?) // [N, D]
+    }
+
+    fn block(&mut self, block: &BasicBlock, x: Tensor) -> Result<Tensor> {
+        let inner = relu(&self.unit(&block.conv1, &x)?)?;
+        let outer = self.unit(&block.conv2, &inner)?;
+        let shortcut = match &block.downsample {
+            Some(unit) => self.unit(unit, &x)?,
+            None => x,
+        };
+        relu(&(outer + shortcut)?)
     }
 
     fn unit(&mut self, unit: &ConvUnit, x: &Tensor) -> Result<Tensor> {

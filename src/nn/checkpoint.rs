@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::graph::Architecture;
+use super::graph::{Architecture, Representation};
 use super::head;
 use super::parameters::{NamedTensor, ParameterStore};
 use super::{NnError, Result};
@@ -53,6 +53,9 @@ pub struct Manifest {
     pub backbone: BackboneKind,
     /// Input size.
     pub image: ImageShape,
+    /// What of the backbone the head takes in.
+    #[serde(default)]
+    pub representation: Representation,
     /// Outputs of the head: classes, or answers of the pretext task.
     pub class_count: usize,
     /// How pixels become input.
@@ -226,7 +229,7 @@ impl Checkpoint {
         let architecture = Architecture::new(manifest.backbone, manifest.image);
         let mut backbone = ParameterStore::for_backbone(&architecture);
         backbone.import(&tensors)?;
-        let mut head = head::linear(architecture.feature_count, manifest.class_count);
+        let mut head = head::linear(architecture.width(manifest.representation), manifest.class_count);
         head.import(&tensors)?;
         let training = metadata.progress.map(|saved| read_training(&saved, tensors)).transpose()?;
         Ok(Self { manifest, backbone, head, training })
@@ -290,6 +293,7 @@ mod tests {
             kind: ModelKind::Downstream,
             backbone: BackboneKind::Small,
             image,
+            representation: Representation::Features,
             class_count: 3,
             normalization: Normalization { mean: vec![0.286_041], std: vec![0.353_024] },
             pretext: PretextSettings::default(),

@@ -6,10 +6,15 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::settings::{BackboneKind, ImageShape};
 
 /// Images up to this edge keep their resolution in the stem; larger ones get the ImageNet stem (7×7, stride 2, max-pool).
 pub const SMALL_STEM_SIZE_MAX: u32 = 64;
+
+/// Channels up to which a stage keeps where in the image its features lie: wider ones would make embeddings long.
+const GRID_CHANNELS_MAX: usize = 64;
 
 /// Added to a variance before its root is taken, as in PyTorch.
 pub const NORM_EPSILON: f32 = 1e-5;
@@ -90,6 +95,41 @@ pub struct MaxPoolShape {
     pub out_size: usize,
 }
 
+/// How a backbone describes an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Representation {
+    /// The last stage, averaged over its pixels: what a network that trains as a whole classifies by.
+    #[default]
+    Features,
+    /// All stages, each averaged over the cells of a grid and scaled to unit length: what neighbours and frozen backbones go by.
+    ///
+    /// The last layers of a pretext task answer its question and forget what doesn't serve it; earlier ones keep it (Gidaris et al.
+    /// 2018, table 1; Kolesnikov et al. 2019, arXiv:1901.09005).
+    Embedding,
+}
+
+/// A stage's part of the embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmbeddingPart {
+    /// Place of the stage's last block among all blocks.
+    pub block: usize,
+    /// Channels of its output.
+    pub channels: usize,
+    /// Edge of its output in pixels.
+    pub size: usize,
+    /// Cells along an edge.
+    pub grid: usize,
+}
+
+impl EmbeddingPart {
+    /// Numbers of this part, cell after cell: grid × grid × channels.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.grid * self.grid * self.channels
+    }
+}
+
 /// A residual network up to its pooled features.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Architecture {
@@ -105,6 +145,8 @@ pub struct Architecture {
     pub blocks: Vec<BasicBlock>,
     /// Length D of the pooled feature vector.
     pub feature_count: usize,
+    /// What each stage gives to the embedding, in order.
+    pub embedding: Vec<EmbeddingPart>,
     /// Length of the flat parameters.
     pub parameter_count: usize,
     /// Length of the flat buffers.
@@ -141,6 +183,7 @@ impl Architecture {
         });
         let mut channels = stem_channels;
         let mut blocks = Vec::new();
+        let mut embedding = Vec::new();
         for (stage, &width) in stage_channels.iter().enumerate() {
             for place in 0..2 {
                 let stride = if place == 0 && stage > 0 { 2 } else { 1 };
@@ -149,6 +192,8 @@ impl Architecture {
                 channels = width;
                 blocks.push(block);
             }
+            let grid = if width <= GRID_CHANNELS_MAX { size.min(2) } else { 1 };
+            embedding.push(EmbeddingPart { block: blocks.len() - 1, channels, size, grid });
         }
         Self {
             kind,
@@ -157,6 +202,7 @@ impl Architecture {
             max_pool,
             blocks,
             feature_count: channels,
+            embedding,
             parameter_count: plan.parameter_count,
             buffer_count: plan.buffer_count,
         }
@@ -169,6 +215,15 @@ impl Architecture {
             .iter()
             .flat_map(|block| [&block.conv1, &block.conv2].into_iter().chain(&block.downsample));
         std::iter::once(&self.stem).chain(blocks)
+    }
+
+    /// Numbers that describe an image.
+    #[must_use]
+    pub fn width(&self, representation: Representation) -> usize {
+        match representation {
+            Representation::Features => self.feature_count,
+            Representation::Embedding => self.embedding.iter().map(EmbeddingPart::count).sum(),
+        }
     }
 
     /// Multiplications and additions of one image's forward pass, convolutions only.
@@ -301,6 +356,17 @@ mod tests {
         assert!(names.contains(&("layer2.0.downsample.0".to_owned(), "layer2.0.downsample.1".to_owned())));
         assert!(names.contains(&("layer4.1.conv2".to_owned(), "layer4.1.bn2".to_owned())));
         assert_eq!(names.len(), 20);
+    }
+
+    #[test]
+    fn every_stage_has_its_part_of_the_embedding() {
+        let width = |kind, size| {
+            Architecture::new(kind, ImageShape { size, channels: 3 }).width(Representation::Embedding)
+        };
+        assert_eq!(width(BackboneKind::Small, 28), 4 * (16 + 32 + 64));
+        assert_eq!(width(BackboneKind::Resnet18, 224), 4 * 64 + 128 + 256 + 512);
+        // At 4 pixels the last stage is a single one.
+        assert_eq!(width(BackboneKind::Small, 4), 4 * (16 + 32) + 64);
     }
 
     #[test]

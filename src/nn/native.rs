@@ -21,7 +21,7 @@ use candle_core::{Device, Tensor, Var};
 
 use super::backbone::{Backbone, BatchStatistics, LossFn, Mode, StepGradients};
 use super::candle_backbone::check_batch;
-use super::graph::Architecture;
+use super::graph::{Architecture, Representation};
 use super::ops::linear::with_floats;
 use super::ops::{Kernel, install};
 use super::parameters::ParameterStore;
@@ -112,13 +112,22 @@ impl Backbone for NativeBackbone {
     ) -> Result<(Tensor, Option<BatchStatistics>)> {
         check_batch(&self.architecture, images, mode)?;
         match mode {
-            Mode::Eval => Ok((self.fold(parameters).features(images)?, None)),
+            Mode::Eval => Ok((self.represent(parameters, images, Representation::Features)?, None)),
             Mode::Train { groups } | Mode::TrainWithoutTape { groups } => {
                 let (features, statistics, tape) = self.train(&parameters.values, images, groups)?;
                 self.put_tape(tape);
                 Ok((features, Some(statistics)))
             }
         }
+    }
+
+    fn represent(
+        &self,
+        parameters: &ParameterStore,
+        images: &Tensor,
+        representation: Representation,
+    ) -> Result<Tensor> {
+        self.fold(parameters).represent(images, representation)
     }
 
     fn step_gradients(
@@ -186,18 +195,20 @@ pub struct FoldedBackbone<'a> {
 }
 
 impl FoldedBackbone<'_> {
-    /// Features [N, D] of images [N, H, W, C] with running statistics.
+    /// Features [N, D] or embeddings [N, E] of images [N, H, W, C] with running statistics.
     ///
     /// # Errors
     /// A batch of another shape than the graph's, or one that isn't f32 on the CPU.
-    pub fn features(&self, images: &Tensor) -> Result<Tensor> {
+    pub fn represent(&self, images: &Tensor, representation: Representation) -> Result<Tensor> {
         check_batch(&self.backbone.architecture, images, Mode::Eval)?;
         let images = images.contiguous()?;
-        let NativeBackbone { plan, activations, .. } = self.backbone;
-        let features = with_floats(&images, |images| {
-            Ok(install(|| folded::features(plan, &self.weights, activations, images)))
+        let NativeBackbone { plan, activations, architecture, .. } = self.backbone;
+        let width = architecture.width(representation);
+        let rows = with_floats(&images, |images| {
+            let weights = &self.weights;
+            Ok(install(|| folded::represent(plan, weights, activations, images, representation, width)))
         });
-        self.backbone.feature_tensor(features.map_err(NnError::from)?)
+        Ok(Tensor::from_vec(rows.map_err(NnError::from)?, ((), width), &Device::Cpu)?)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What must be computed before a batch can be chosen: the pretext model, embeddings, scores and the selection, each by jobs.
 //!
 //! Each function looks whether its jobs are done and queues those that are missing; a segment that an import added later is covered by
-//! further shards. Embeddings and `v` belong to the pretext model and are computed once for each segment.
+//! further shards. Embeddings and `v` belong to the pretext model and are computed once for each segment; `v` only for a rule that ranks by
+//! it, and not before the first batch is open, which does without.
 
 use std::collections::HashSet;
 
@@ -19,6 +20,10 @@ use crate::store::{PgConnection, job, pool, task};
 
 /// Items of a shard, more or less: small enough that projects take turns and a crash costs little.
 const SHARD_ITEM_COUNT: i64 = 16_384;
+
+/// What a shard of the pretext model asks for, but for its segments.
+const OF_PRETEXT_MODEL: ShardRequest =
+    ShardRequest { first_segment: 0, last_segment: 0, model_version: None, round: 0 };
 
 /// How far the jobs of one kind are.
 #[derive(Debug)]
@@ -42,8 +47,21 @@ pub(super) async fn embeddings(
     if ensure(connection, project, JobKind::Pretrain, "pretext", || request).await?.is_none() {
         return Ok(Prepared::Waiting);
     }
-    let shard = ShardRequest { first_segment: 0, last_segment: 0, model_version: None, round: 0 };
-    shards(connection, project, JobKind::Embed, &segments, shard).await
+    shards(connection, project, JobKind::Embed, &segments, OF_PRETEXT_MODEL).await
+}
+
+/// The keys of tables of `v` that cover the pool; none for a rule that doesn't rank by it.
+///
+/// The pretext model must be there.
+pub(super) async fn pretext_losses(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+) -> Result<Prepared<Vec<String>>, TickError> {
+    if !project.settings.strategy.needs_pretext_loss() {
+        return Ok(Prepared::Done(Vec::new()));
+    }
+    let segments = pool::list_segments(connection, project.id).await?;
+    shards(connection, project, JobKind::PretextLoss, &segments, OF_PRETEXT_MODEL).await
 }
 
 /// The keys of score tables of the published model that cover what round `round` left unlabelled; none without a model.
@@ -60,13 +78,20 @@ pub(super) async fn scores(
     shards(connection, project, JobKind::Score, &segments, shard).await
 }
 
+/// What a selection chooses by: keys of tables.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub embeddings: Vec<String>,
+    pub pretext_losses: Vec<String>,
+    pub scores: Vec<String>,
+}
+
 /// The choice for round `round`.
 pub(super) async fn selection(
     connection: &mut PgConnection,
     project: &ProjectRow,
     round: i32,
-    embeddings: Vec<String>,
-    scores: Vec<String>,
+    tables: Tables,
 ) -> Result<Prepared<Selection>, TickError> {
     let subject = subject_of_round(round);
     if let Some(job) = job::find_by_subject(connection, project.id, JobKind::Select, &subject).await? {
@@ -87,8 +112,9 @@ pub(super) async fn selection(
         random_count,
         query_count: count - random_count,
         spare_count: ahead_count + if settings.look_ahead { settings.batch_size / 2 } else { 0 },
-        embeddings,
-        scores,
+        embeddings: tables.embeddings,
+        pretext_losses: tables.pretext_losses,
+        scores: tables.scores,
     };
     job::enqueue(connection, project.id, JobKind::Select, &subject, &to_json(&request)).await?;
     Ok(Prepared::Waiting)

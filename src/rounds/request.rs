@@ -27,14 +27,14 @@ pub struct PretrainRequest {
     pub last_segment: i32,
 }
 
-/// Asks to embed or to score the pool items of some segments.
+/// Asks to embed or to score the pool items of some segments, or to measure their `v`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardRequest {
     /// Number of the first segment.
     pub first_segment: i32,
     /// Number of the last segment.
     pub last_segment: i32,
-    /// The model that scores; none for an embedding.
+    /// The model that scores; none where the pretext model works.
     pub model_version: Option<i32>,
     /// The last round whose labels count; items that it and those before left unlabelled are scored.
     pub round: i32,
@@ -88,6 +88,9 @@ pub struct SelectRequest {
     pub spare_count: u32,
     /// Blob keys of the embedding tables that cover the pool.
     pub embeddings: Vec<String>,
+    /// Blob keys of the tables of `v` that cover the pool; empty where the rule does without.
+    #[serde(default)]
+    pub pretext_losses: Vec<String>,
     /// Blob keys of the score tables that cover the pool; empty without a model.
     pub scores: Vec<String>,
 }

@@ -18,8 +18,15 @@ use crate::store::job::{self, JobRow};
 use crate::store::model::{self, NewModel};
 use crate::store::{Store, pool, round};
 
-const ALL_KINDS: [JobKind; 6] =
-    [JobKind::Import, JobKind::Pretrain, JobKind::Embed, JobKind::Train, JobKind::Score, JobKind::Select];
+const ALL_KINDS: [JobKind; 7] = [
+    JobKind::Import,
+    JobKind::Pretrain,
+    JobKind::Embed,
+    JobKind::PretextLoss,
+    JobKind::Train,
+    JobKind::Score,
+    JobKind::Select,
+];
 
 struct Driver {
     house: House,
@@ -98,7 +105,7 @@ impl Driver {
                     .unwrap();
                 manifest
             }
-            JobKind::Embed | JobKind::Score => {
+            JobKind::Embed | JobKind::PretextLoss | JobKind::Score => {
                 to_json(&ShardOutcome { key: Some(job.subject.clone()), item_count: 1 })
             }
             JobKind::Train => {

@@ -18,7 +18,7 @@ use crate::store::{PgConnection, Store, StoreError, item, job, label, pool, roun
 
 use super::batch;
 use super::moves::{move_project, move_round, note_round};
-use super::prepare::{self, Prepared};
+use super::prepare::{self, Prepared, Tables};
 use super::request::{RequestError, Selection, TrainOutcome, TrainRequest, from_json, to_json};
 use super::subject_of_round;
 
@@ -156,7 +156,8 @@ async fn open_first_batch(
         return Ok(TickOutcome::Moved);
     }
     let selection = if can_ask {
-        match prepare::selection(connection, project, 1, embeddings, Vec::new()).await? {
+        let tables = Tables { embeddings, ..Tables::default() };
+        match prepare::selection(connection, project, 1, tables).await? {
             Prepared::Done(selection) => selection,
             Prepared::Waiting => return Ok(TickOutcome::Idle),
         }
@@ -233,10 +234,14 @@ async fn open_next_batch(
     let Prepared::Done(embeddings) = prepare::embeddings(connection, project).await? else {
         return Ok(TickOutcome::Idle);
     };
+    let Prepared::Done(pretext_losses) = prepare::pretext_losses(connection, project).await? else {
+        return Ok(TickOutcome::Idle);
+    };
     let Prepared::Done(scores) = prepare::scores(connection, project, number).await? else {
         return Ok(TickOutcome::Idle);
     };
-    match prepare::selection(connection, project, number + 1, embeddings, scores).await? {
+    let tables = Tables { embeddings, pretext_losses, scores };
+    match prepare::selection(connection, project, number + 1, tables).await? {
         Prepared::Done(selection) => {
             open_or_end(connection, project, row.as_ref(), number + 1, &selection).await
         }
@@ -259,6 +264,8 @@ async fn open_or_end(
         move_round(connection, row, RoundEvent::NextBatchChosen, None).await?;
     }
     batch::open(connection, project, number, &planned).await?;
+    // What the next choice will need is measured while people label; nobody waits for it here.
+    prepare::pretext_losses(connection, project).await?;
     move_project(connection, project.id, project.state, ProjectEvent::BatchOpened).await?;
     Ok(TickOutcome::Moved)
 }

@@ -218,7 +218,7 @@ pub async fn claim(
              order by
                (select count(*) from job r where r.project = j.project and r.state = 'running' and r.expires_at >= now()),
                (select max(s.started_at) from job s where s.project = j.project) nulls first,
-               j.created_at, j.id
+               j.kind = 'pretext_loss', j.created_at, j.id
              limit 1
              for update of j skip locked
            )

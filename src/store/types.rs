@@ -154,7 +154,7 @@ mod tests {
         check_all!(connection, checked, Exclusion: Broken, NotInClasses);
         check_all!(connection, checked, ImportFormat: Auto, Folder, Zip, Tar, Idx, Cifar);
         check_all!(connection, checked, ImportState: Queued, Running, Done, Failed);
-        check_all!(connection, checked, JobKind: Import, Pretrain, Embed, Train, Score, Select);
+        check_all!(connection, checked, JobKind: Import, Pretrain, Embed, PretextLoss, Train, Score, Select);
         check_all!(connection, checked, JobState: Queued, Running, Done, Failed, Cancelled);
         check_all!(connection, checked, LabelRule: Keep, Hide);
         check_all!(connection, checked, ProjectState: Empty, Importing, Ready, Pretraining, Labeling, Training, Scoring, Finished);

@@ -1,10 +1,10 @@
-//! The body of an embed job: embeddings and pretext losses `v` of a shard of the pool, once for each pretext model.
+//! The body of an embed job: the embeddings of a shard of the pool, once for each pretext model.
 
 use std::sync::Arc;
 
 use crate::blob::embedding_key;
 use crate::engine::{Outcome, Work};
-use crate::learner::{EmbedScope, EmbeddingTable};
+use crate::learner::EmbeddingTable;
 use crate::nn::checkpoint::Checkpoint;
 use crate::rounds::request::{ShardOutcome, ShardRequest, from_json, to_json};
 use crate::store::job::JobRow;
@@ -22,6 +22,22 @@ pub(super) async fn run(
     row: &JobRow,
     attempt: &Attempt,
 ) -> Result<Finished, BodyError> {
+    let Some(pool) = open_shard(workshop, project, row).await? else {
+        return Ok(Finished::Outcome(to_json(&ShardOutcome { key: None, item_count: 0 })));
+    };
+    let (_, pretext) = load_pretext(workshop, project).await?;
+    let table = embed(workshop, project, pretext, pool, attempt).await?;
+    let key = embedding_key(project.id, row.id);
+    workshop.blob.put(&key, table.to_bytes()).await?;
+    Ok(Finished::Outcome(to_json(&ShardOutcome { key: Some(key), item_count: table.len() as u64 })))
+}
+
+/// The items of the shard that a job asks for; `None` when there are none.
+pub(super) async fn open_shard(
+    workshop: &Workshop,
+    project: &ProjectRow,
+    row: &JobRow,
+) -> Result<Option<Pool>, BodyError> {
     let request: ShardRequest = from_json("request", &row.request)?;
     let (extents, items) = {
         let mut connection = workshop.store.acquire().await?;
@@ -30,14 +46,9 @@ pub(super) async fn run(
         (extents, pool::list_items(&mut connection, project.id, first, last).await?)
     };
     if items.is_empty() {
-        return Ok(Finished::Outcome(to_json(&ShardOutcome { key: None, item_count: 0 })));
+        return Ok(None);
     }
-    let pool = workshop.materials.open_pool(project.id, project.settings.image, &extents, &items).await?;
-    let (_, pretext) = load_pretext(workshop, project).await?;
-    let table = embed(workshop, project, pretext, pool, attempt).await?;
-    let key = embedding_key(project.id, row.id);
-    workshop.blob.put(&key, table.to_bytes()).await?;
-    Ok(Finished::Outcome(to_json(&ShardOutcome { key: Some(key), item_count: table.len() as u64 })))
+    workshop.materials.open_pool(project.id, project.settings.image, &extents, &items).await.map(Some)
 }
 
 /// Embeds a pool on the engine.
@@ -48,7 +59,7 @@ pub(super) async fn embed(
     pool: Pool,
     attempt: &Attempt,
 ) -> Result<EmbeddingTable, BodyError> {
-    let work = Work::Embed { model: pretext, pool: Arc::new(pool), scope: EmbedScope::EmbeddingsAndLosses };
+    let work = Work::Embed { model: pretext, pool: Arc::new(pool) };
     match workshop.engine()?.run(project.id, work, attempt.hook()).await? {
         Outcome::Embeddings(table) => Ok(table),
         _ => Err(BodyError::failed("the engine answered an embedding with something else")),

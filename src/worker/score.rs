@@ -81,12 +81,11 @@ pub(super) async fn find_embeddings(
         tables.push(table);
     }
     let first = tables.first().ok_or_else(|| BodyError::failed("the pool has no embeddings yet"))?;
-    let mut found = EmbeddingTable::new(first.run.clone(), first.feature_count, first.losses.is_some());
+    let mut found = EmbeddingTable::new(first.run.clone(), first.feature_count);
     for item in items {
         if let Some((number, row)) = places.get(&item.hash) {
             let table = &tables[*number];
-            let loss = table.losses.as_ref().map_or(0.0, |losses| losses[*row]);
-            found.push(item.hash, loss, table.embedding(*row));
+            found.push(item.hash, table.embedding(*row));
         }
     }
     Ok(found)

@@ -9,7 +9,7 @@ use crate::acquisition::{Candidates, Embeddings, Pick, select};
 use crate::domain::content_hash::ContentHash;
 use crate::domain::project::ClassIndex;
 use crate::domain::strategy::{Strategy, UncertaintyMeasure};
-use crate::learner::{EmbeddingTable, ScoreRow, ScoreTable};
+use crate::learner::{EmbeddingTable, PretextLossTable, ScoreRow, ScoreTable};
 use crate::rounds::request::{ChosenItem, SelectRequest, Selection, from_json, to_json};
 use crate::store::job::JobRow;
 use crate::store::pool::{self, PoolItem};
@@ -31,13 +31,28 @@ pub(super) async fn run(
         (items, pool::list_labeled(&mut connection, project.id).await?)
     };
     let embeddings = workshop.materials.load_tables(&request.embeddings).await?;
+    let losses = load_losses(workshop, &request.pretext_losses).await?;
     let scores = load_scores(workshop, &request.scores).await?;
     let seed = project.settings.seed;
     let selection = tokio::task::spawn_blocking(move || {
         let labeled: Vec<_> = labeled.into_iter().map(|item| item.hash).collect();
-        choose(&request, seed, items, &labeled, embeddings.as_ref(), scores.as_ref())
+        choose(&request, seed, items, &labeled, embeddings.as_ref(), losses.as_ref(), scores.as_ref())
     });
     Ok(Finished::Outcome(to_json(&selection.await.map_err(BodyError::failed)??)))
+}
+
+async fn load_losses(workshop: &Workshop, keys: &[String]) -> Result<Option<PretextLossTable>, BodyError> {
+    let mut joined: Option<PretextLossTable> = None;
+    for key in keys {
+        let bytes = workshop.blob.get(key).await?;
+        let shard = PretextLossTable::from_bytes(&bytes)
+            .map_err(|error| BodyError::Failed(format!("{key}: {error}")))?;
+        match &mut joined {
+            None => joined = Some(shard),
+            Some(table) => table.append(&shard).map_err(BodyError::failed)?,
+        }
+    }
+    Ok(joined)
 }
 
 async fn load_scores(workshop: &Workshop, keys: &[String]) -> Result<Option<ScoreTable>, BodyError> {
@@ -74,13 +89,14 @@ fn choose(
     items: Vec<PoolItem>,
     labeled: &[ContentHash],
     embeddings: Option<&EmbeddingTable>,
+    losses: Option<&PretextLossTable>,
     scores: Option<&ScoreTable>,
 ) -> Result<Selection, BodyError> {
     let Some(embeddings) = embeddings else {
         return Ok(Selection::default());
     };
     let rows: HashMap<_, _> = embeddings.hashes.iter().enumerate().map(|(row, hash)| (*hash, row)).collect();
-    let columns = gather(request, items, embeddings, &rows, scores);
+    let columns = gather(request, items, embeddings, &rows, losses, scores);
     let round = request.round.unsigned_abs();
     let random =
         pick(&Strategy::Random {}, &columns, &Labeled::default(), request.random_count, seed, round)?;
@@ -163,6 +179,7 @@ fn gather(
     items: Vec<PoolItem>,
     table: &EmbeddingTable,
     rows: &HashMap<ContentHash, usize>,
+    losses: Option<&PretextLossTable>,
     scores: Option<&ScoreTable>,
 ) -> Columns {
     let measure = match request.strategy {
@@ -173,13 +190,18 @@ fn gather(
     let scored: HashMap<_, _> =
         scores.map(|table| table.rows.iter().map(|row| (row.hash, row)).collect()).unwrap_or_default();
     let has_scores = request.model_version.is_some();
-    let losses = table.losses.as_ref().map(|_| Vec::new());
+    let measured: Option<HashMap<_, _>> = losses.map(|table| table.rows.iter().copied().collect());
+    let losses = measured.as_ref().map(|_| Vec::new());
     let mut columns =
         Columns { feature_count: table.feature_count, has_scores, losses, ..Columns::default() };
     for item in items {
         let Some(row) = rows.get(&item.hash) else {
             continue;
         };
+        let loss = measured.as_ref().map(|measured| measured.get(&item.hash).copied());
+        if loss == Some(None) {
+            continue;
+        }
         let score = scored.get(&item.hash).copied().copied();
         if has_scores {
             let Some(score) = &score else { continue };
@@ -187,8 +209,8 @@ fn gather(
             columns.predicted.push(score.predicted());
         }
         columns.hashes.push(item.hash);
-        if let (Some(column), Some(losses)) = (&mut columns.losses, &table.losses) {
-            column.push(losses[*row]);
+        if let (Some(column), Some(Some(loss))) = (&mut columns.losses, loss) {
+            column.push(loss);
         }
         columns.embeddings.extend_from_slice(table.embedding(*row));
         columns.scores.push(score);
@@ -265,24 +287,27 @@ mod tests {
             query_count: 5,
             spare_count: 4,
             embeddings: Vec::new(),
+            pretext_losses: Vec::new(),
             scores: Vec::new(),
         }
     }
 
-    fn tables(items: &[PoolItem]) -> (EmbeddingTable, ScoreTable) {
-        let mut embeddings = EmbeddingTable::new("a".repeat(64), 2, true);
+    fn tables(items: &[PoolItem]) -> (EmbeddingTable, PretextLossTable, ScoreTable) {
+        let mut embeddings = EmbeddingTable::new("a".repeat(64), 2);
+        let mut losses = PretextLossTable { run: "a".repeat(64), rows: Vec::new() };
         let mut scores = ScoreTable { run: "b".repeat(64), rows: Vec::new() };
         for (place, item) in (0u8..).zip(items) {
-            embeddings.push(item.hash, f32::from(place), &[f32::from(place % 4), f32::from(place % 3) + 0.5]);
+            embeddings.push(item.hash, &[f32::from(place % 4), f32::from(place % 3) + 0.5]);
+            losses.rows.push((item.hash, f32::from(place)));
             let certain = 0.5 + f32::from(place) / 100.0;
             scores.rows.push(ScoreRow::of(item.hash, &[certain, 1.0 - certain]));
         }
-        (embeddings, scores)
+        (embeddings, losses, scores)
     }
 
     fn choose_of(items: &[PoolItem], request: &SelectRequest) -> Selection {
-        let (embeddings, scores) = tables(items);
-        choose(request, 7, items.to_vec(), &[], Some(&embeddings), Some(&scores)).unwrap()
+        let (embeddings, losses, scores) = tables(items);
+        choose(request, 7, items.to_vec(), &[], Some(&embeddings), Some(&losses), Some(&scores)).unwrap()
     }
 
     fn ids(chosen: &[ChosenItem]) -> Vec<ItemId> {
@@ -324,14 +349,18 @@ mod tests {
     }
 
     #[test]
-    fn an_item_without_a_score_or_an_embedding_waits_for_the_next_round() {
-        let mut items = items(11);
-        let (embeddings, mut scores) = tables(&items[..10]);
-        scores.rows.pop();
-        let uncovered = [items[9].id, items[10].id];
+    fn an_item_without_a_score_a_loss_or_an_embedding_waits_for_the_next_round() {
+        let mut items = items(12);
+        let (mut embeddings, mut losses, mut scores) = tables(&items);
+        embeddings.hashes.truncate(11);
+        embeddings.embeddings.truncate(22);
+        losses.rows.truncate(10);
+        scores.rows.truncate(9);
+        let uncovered = [items[9].id, items[10].id, items[11].id];
         items.rotate_left(3);
         let request = SelectRequest { random_count: 0, spare_count: 50, ..request(Strategy::default()) };
-        let selection = choose(&request, 7, items, &[], Some(&embeddings), Some(&scores)).unwrap();
+        let selection =
+            choose(&request, 7, items, &[], Some(&embeddings), Some(&losses), Some(&scores)).unwrap();
         assert_eq!(selection.ranking.len(), 9);
         assert!(selection.ranking.iter().all(|item| !uncovered.contains(&item.item)));
     }

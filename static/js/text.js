@@ -63,6 +63,7 @@ export const text = {
     import: "Reading images",
     pretrain: "Learning from the unlabelled images",
     embed: "Embedding the pool",
+    pretext_loss: "Measuring how hard each image is",
     train: "Training on the labels",
     score: "Scoring the pool",
     select: "Choosing the next batch",

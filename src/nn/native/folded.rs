@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::nn::graph::NORM_EPSILON;
+use crate::nn::graph::{EmbeddingPart, NORM_EPSILON, Representation};
 use crate::nn::ops::buffers::AlignedBuffer;
 use crate::nn::ops::convolution::{Epilogue, Residual};
 use crate::nn::ops::geometry::split_evenly;
@@ -59,8 +59,8 @@ struct Activations {
 
 impl Activations {
     fn new(plan: &NetworkPlan, image_count: usize) -> Self {
-        let stage = |block: &BlockPlan| {
-            let len = image_count * block.conv2.activation.image_len();
+        let stage = |part: &EmbeddingPart| {
+            let len = image_count * plan.blocks[part.block].conv2.activation.image_len();
             [AlignedBuffer::zeroed(len), AlignedBuffer::zeroed(len)]
         };
         let pooled_len = plan.pool.map_or(0, |pool| pool.output.image_len());
@@ -72,15 +72,9 @@ impl Activations {
                 0;
                 image_count * plan.pool.map_or(0, |pool| pool.output.with_border(0).image_len())
             ],
-            stages: stage_starts(plan).into_iter().map(|index| stage(&plan.blocks[index])).collect(),
+            stages: plan.embedding.iter().map(stage).collect(),
         }
     }
-}
-
-/// The first block of each stage: the blocks that change the shape, and the first of all.
-fn stage_starts(plan: &NetworkPlan) -> Vec<usize> {
-    let starts = |index: &usize| *index == 0 || plan.blocks[*index].downsample.is_some();
-    (0..plan.blocks.len()).filter(starts).collect()
 }
 
 /// Activation buffers between calls, one set for each piece of work that ran at the same time.
@@ -110,35 +104,46 @@ fn longest_piece(plan: &NetworkPlan) -> usize {
     LAST_PIXELS.div_ceil(plan.last_activation().pixel_count())
 }
 
-/// Features of dense NHWC images, `[N, D]`.
-pub(super) fn features(
+/// What `representation` makes of dense NHWC images, one row of `width` numbers an image.
+pub(super) fn represent(
     plan: &NetworkPlan,
     weights: &FoldedWeights,
     cache: &ActivationCache,
     images: &[f32],
+    representation: Representation,
+    width: usize,
 ) -> Vec<f32> {
     let image_len = plan.stem.input.with_border(0).image_len();
     let image_count = images.len() / image_len;
-    let mut features = vec![0.0; image_count * plan.feature_count];
+    let mut rows = vec![0.0; image_count * width];
     // A small batch is cut finer, so that every thread has something to do.
     let longest = longest_piece(plan).min(image_count.div_ceil(thread_count()));
-    let mut rest = &mut features[..];
+    let mut rest = &mut rows[..];
     let mut pieces = Vec::new();
     for piece in split_evenly(image_count, longest) {
-        let (target, tail) = rest.split_at_mut(piece.len() * plan.feature_count);
+        let (target, tail) = rest.split_at_mut(piece.len() * width);
         rest = tail;
         pieces.push((&images[piece.start * image_len..piece.end * image_len], target));
     }
-    pieces.into_par_iter().for_each(|(images, features)| {
+    pieces.into_par_iter().for_each(|(images, rows)| {
         let mut activations = cache.take(plan);
-        Piece { plan, weights, image_count: images.len() / image_len }.run(
-            images,
-            &mut activations,
-            features,
-        );
+        let piece = Piece { plan, weights, image_count: images.len() / image_len };
+        piece.run(images, &mut activations);
+        match representation {
+            Representation::Features => piece.average_last(&activations, rows),
+            Representation::Embedding => piece.embed(&activations, rows),
+        }
         cache.put(activations);
     });
-    features
+    rows
+}
+
+/// Scales a part of an embedding to unit length; one of zeros stays.
+fn scale_to_unit(part: &mut [f32]) {
+    let length = part.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if length > 0.0 {
+        part.iter_mut().for_each(|value| *value /= length);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -149,7 +154,8 @@ struct Piece<'a> {
 }
 
 impl Piece<'_> {
-    fn run(self, images: &[f32], activations: &mut Activations, features: &mut [f32]) {
+    /// Leaves the output of each stage in its first buffer.
+    fn run(self, images: &[f32], activations: &mut Activations) {
         let Activations { images: bordered, stem, pooled, winners, stages } = activations;
         let count = self.image_count;
         let bordered = &mut bordered[..count * self.plan.stem.input.image_len()];
@@ -166,19 +172,42 @@ impl Piece<'_> {
             }
         };
         self.run_stages(first, stages);
+    }
+
+    /// Features of the images that ran, `[N, D]`.
+    fn average_last(self, activations: &Activations, features: &mut [f32]) {
         let layout = self.plan.last_activation();
-        let last = stages.last().map_or(first, |[last, _]| last);
-        pooling::average(&last[..count * layout.image_len()], layout, features);
+        if let Some([last, _]) = activations.stages.last() {
+            pooling::average(&last[..self.image_count * layout.image_len()], layout, features);
+        }
+    }
+
+    /// Embeddings of the images that ran, `[N, E]`.
+    fn embed(self, activations: &Activations, embeddings: &mut [f32]) {
+        let parts = &self.plan.embedding;
+        let width: usize = parts.iter().map(EmbeddingPart::count).sum();
+        for (index, embedding) in embeddings.chunks_exact_mut(width).enumerate() {
+            let mut rest = embedding;
+            for (part, [output, _]) in parts.iter().zip(&activations.stages) {
+                let (cells, tail) = rest.split_at_mut(part.count());
+                rest = tail;
+                let layout = self.plan.blocks[part.block].conv2.activation;
+                let image = &output[index * layout.image_len()..][..layout.image_len()];
+                pooling::average_cells(image, layout, part.grid, cells);
+                scale_to_unit(cells);
+            }
+        }
     }
 
     fn run_stages(self, first: &[f32], stages: &mut [[AlignedBuffer; 2]]) {
-        let starts = stage_starts(self.plan);
-        for (stage, start) in starts.iter().enumerate() {
-            let end = starts.get(stage + 1).copied().unwrap_or(self.plan.blocks.len());
+        let mut start = 0;
+        for (stage, part) in self.plan.embedding.iter().enumerate() {
+            let blocks = &self.plan.blocks[start..=part.block];
+            start = part.block + 1;
             let (before, rest) = stages.split_at_mut(stage);
             let [outer, inner] = &mut rest[0];
             let input = before.last().map_or(first, |[last, _]| last);
-            for (position, block) in self.plan.blocks[*start..end].iter().enumerate() {
+            for (position, block) in blocks.iter().enumerate() {
                 let input = (position == 0).then_some(input);
                 self.run_block(block, input, outer, inner);
             }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::nn::graph::{Architecture, BasicBlock, ConvUnit, MaxPoolShape};
+use crate::nn::graph::{Architecture, BasicBlock, ConvUnit, EmbeddingPart, MaxPoolShape};
 use crate::nn::ops::geometry::{Geometry, GradientClass, Layout, Window};
 use crate::nn::ops::pooling::MaxPool;
 use crate::nn::ops::winograd::{self, Winograd};
@@ -143,6 +143,8 @@ pub(super) struct NetworkPlan {
     pub stem: UnitPlan,
     pub pool: Option<PoolPlan>,
     pub blocks: Vec<BlockPlan>,
+    /// Stages and their parts of the embedding.
+    pub embedding: Vec<EmbeddingPart>,
     pub feature_count: usize,
     pub parameter_count: usize,
     pub buffer_count: usize,
@@ -159,6 +161,7 @@ impl NetworkPlan {
             stem,
             pool,
             blocks,
+            embedding: architecture.embedding.clone(),
             feature_count: architecture.feature_count,
             parameter_count: architecture.parameter_count,
             buffer_count: architecture.buffer_count,

@@ -94,6 +94,8 @@ fn forward_and_all_gradients_agree_with_candle() {
         let expected =
             candle.step_gradients(&store, &head, &images, groups, &mut weighted_squares).expect("a step");
         let evaluated = candle.features(&store, &images, Mode::Eval).expect("a pass").0;
+        let expected_embeddings =
+            candle.represent(&store, &images, Representation::Embedding).expect("a pass");
         for kernel in Kernel::available() {
             let native = NativeBackbone::with_kernel(architecture.clone(), kernel);
             let found =
@@ -117,6 +119,10 @@ fn forward_and_all_gradients_agree_with_candle() {
             }
             let inferred = native.features(&store, &images, Mode::Eval).expect("a pass").0;
             assert!(error(&numbers(&inferred), &numbers(&evaluated)) < 1e-5, "{name}: inference");
+            let embedded = native.represent(&store, &images, Representation::Embedding).expect("a pass");
+            assert_eq!(embedded.dims(), expected_embeddings.dims());
+            let worst = error(&numbers(&embedded), &numbers(&expected_embeddings));
+            assert!(worst < 1e-5, "{name}: embedding {worst:e}");
         }
     }
 }

@@ -1,9 +1,17 @@
-//! Global average pooling and the ImageNet stem's max pooling, forward and backward.
+//! Average pooling, over the image or the cells of a grid, and the ImageNet stem's max pooling, forward and backward.
 //!
 //! Both work through a span of images on the calling thread. They are a percent of a network's time, so they are plain
 //! loops that the compiler vectorises.
 
+use std::ops::Range;
+
 use super::geometry::Layout;
+
+/// The pixels along an edge of `size` that cell `index` of `grid` averages; neighbours overlap where `grid` doesn't divide `size`,
+/// as in `torch.nn.AdaptiveAvgPool2d`.
+pub fn cell_pixels(size: usize, grid: usize, index: usize) -> Range<usize> {
+    index * size / grid..((index + 1) * size).div_ceil(grid)
+}
 
 /// Writes each image's mean over its pixels, `[channels]` an image.
 ///
@@ -12,17 +20,33 @@ use super::geometry::Layout;
 pub fn average(images: &[f32], layout: Layout, features: &mut [f32]) {
     let channels = layout.channels;
     assert_eq!(images.len() / layout.image_len() * channels, features.len(), "image counts differ");
-    let scale = 1.0 / layout.pixel_count() as f32;
     for (image, feature) in images.chunks_exact(layout.image_len()).zip(features.chunks_exact_mut(channels)) {
-        feature.fill(0.0);
-        for y in 0..layout.height {
-            for pixel in image[layout.row_start(y)..][..layout.row_len()].chunks_exact(channels) {
-                for (sum, value) in feature.iter_mut().zip(pixel) {
+        average_cells(image, layout, 1, feature);
+    }
+}
+
+/// Writes the means of one image over the cells of a `grid` × `grid`, `[channels]` a cell, row after row.
+///
+/// # Panics
+/// When `cells` has another length, or `grid` is larger than the image.
+pub fn average_cells(image: &[f32], layout: Layout, grid: usize, cells: &mut [f32]) {
+    let channels = layout.channels;
+    assert_eq!(cells.len(), grid * grid * channels, "another number of cells");
+    assert!(grid <= layout.height.min(layout.width), "more cells than pixels");
+    for (place, cell) in cells.chunks_exact_mut(channels).enumerate() {
+        let rows = cell_pixels(layout.height, grid, place / grid);
+        let columns = cell_pixels(layout.width, grid, place % grid);
+        cell.fill(0.0);
+        for y in rows.clone() {
+            let row = &image[layout.row_start(y)..][..layout.row_len()];
+            for pixel in row[columns.start * channels..columns.end * channels].chunks_exact(channels) {
+                for (sum, value) in cell.iter_mut().zip(pixel) {
                     *sum += value;
                 }
             }
         }
-        for value in feature {
+        let scale = 1.0 / (rows.len() * columns.len()) as f32;
+        for value in cell {
             *value *= scale;
         }
     }
@@ -172,6 +196,18 @@ mod tests {
         average_gradient(&[4.0, 8.0, 12.0, 0.0, 0.0, 4.0], layout, &mut gradient);
         assert_eq!(gradient[..6], [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
         assert_eq!(gradient[21..], [0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn cells_overlap_where_the_grid_does_not_divide_the_image() {
+        let layout = Layout { height: 3, width: 3, channels: 1, border: 2 };
+        let mut image = vec![f32::NAN; layout.image_len()];
+        let dense: Vec<f32> = (0..9).map(|value| value as f32).collect();
+        layout.copy_from_dense(&dense, &mut image);
+        let mut cells = vec![0.0; 4];
+        average_cells(&image, layout, 2, &mut cells);
+        assert_eq!(cells, [2.0, 3.0, 5.0, 6.0]);
+        assert_eq!([cell_pixels(7, 2, 0), cell_pixels(7, 2, 1), cell_pixels(7, 1, 0)], [0..4, 3..7, 0..7]);
     }
 
     /// `torch.nn.functional.max_pool2d(x, 3, 2, 1)` of a 4 × 4 ramp with a negative corner, and its backward of ones.

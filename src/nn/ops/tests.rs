@@ -52,11 +52,13 @@ fn triples(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, 
     (0..a * b * c).map(move |index| (index / (b * c), index / c % b, index % c))
 }
 
-/// A sum in f64 and the sum of its terms' magnitudes, which bounds what rounding can do.
+/// A sum in f64, with what bounds the rounding of the same sum in f32.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     value: f64,
+    /// Sum of the terms' magnitudes.
     magnitude: f64,
+    term_count: u32,
 }
 
 impl Sum {
@@ -64,6 +66,14 @@ impl Sum {
         let term = f64::from(a) * f64::from(b);
         self.value += term;
         self.magnitude += term.abs();
+        self.term_count += 1;
+    }
+
+    /// Each addition is off by up to half a unit in the last place of a partial sum; in a fixed order the errors of n additions
+    /// wander as far as √n of them. A term too much or too few is far outside.
+    fn rounding_bound(&self) -> f64 {
+        let half_unit = f64::from(f32::EPSILON) / 2.0;
+        half_unit * (4.0 + 3.0 * f64::from(self.term_count).sqrt()) * self.magnitude + 1e-9
     }
 }
 
@@ -148,7 +158,7 @@ fn assert_close(found: &[f32], expected: &[Sum], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = (f64::from(*found) - expected.value).abs();
-        assert!(error <= 5e-7 * expected.magnitude + 1e-9, "{what}[{index}]: {found} for {expected:?}");
+        assert!(error <= expected.rounding_bound(), "{what}[{index}]: {found} for {expected:?}");
     }
 }
 
@@ -257,7 +267,7 @@ proptest! {
         for kernel in Kernel::available() {
             let shape = geometry(size, channels, 3, 1, 1);
             for error in winograd_errors(kernel, &shape, image_count, extra) {
-                prop_assert!(error < 1e-5, "{kernel:?} {shape:?}: {error:e}");
+                prop_assert!(error < 3e-5, "{kernel:?} {shape:?}: {error:e}");
             }
         }
     }

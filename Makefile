@@ -58,6 +58,11 @@ check: ## Formatting, lints and documentation
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 
+.PHONY: deny
+deny: ## Check the dependencies: known vulnerabilities, licences, duplicates, sources; needs cargo-deny and GitHub
+	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is missing: cargo install cargo-deny --locked'; exit 1; }
+	cargo deny --locked check
+
 .PHONY: bench
 bench: ## Measure the kernels
 	cargo bench --locked --bench kernels

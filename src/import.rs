@@ -190,12 +190,17 @@ pub fn open(path: &Path, format: ImportFormat) -> Result<Box<dyn Source>, Import
         ImportFormat::Auto => detect::detect(path)?,
         given => given,
     };
-    match format {
-        ImportFormat::Folder => Ok(Box::new(folder::FolderSource::open(path)?)),
-        ImportFormat::Zip => Ok(Box::new(zip::ZipSource::open(path)?)),
-        ImportFormat::Tar => Ok(Box::new(tar::TarSource::open(path)?)),
-        ImportFormat::Idx => Ok(Box::new(idx::IdxSource::open(path)?)),
-        ImportFormat::Cifar => Ok(Box::new(cifar::CifarSource::open(path)?)),
-        ImportFormat::Auto => Err(ImportError::Unrecognised { path: path.to_owned() }),
+    let source: Box<dyn Source> = match format {
+        ImportFormat::Folder => Box::new(folder::FolderSource::open(path)?),
+        ImportFormat::Zip => Box::new(zip::ZipSource::open(path)?),
+        ImportFormat::Tar => Box::new(tar::TarSource::open(path)?),
+        ImportFormat::Idx => Box::new(idx::IdxSource::open(path)?),
+        ImportFormat::Cifar => Box::new(cifar::CifarSource::open(path)?),
+        ImportFormat::Auto => return Err(ImportError::Unrecognised { path: path.to_owned() }),
+    };
+    if source.entry_count() == Some(0) {
+        let reason = "it holds no files; hidden files and those that systems leave behind don't count";
+        return Err(ImportError::malformed(path, reason));
     }
+    Ok(source)
 }

@@ -63,13 +63,21 @@ impl Store {
 
     /// Connects with options that are already known, such as those of the private cluster.
     pub async fn connect_with(options: PgConnectOptions) -> Result<Self, StoreError> {
+        Self::connect_within(options, ACQUIRE_TIMEOUT).await
+    }
+
+    /// Connects, and later waits no longer than `acquire_timeout` for a connection before the database counts as unavailable.
+    pub async fn connect_within(
+        options: PgConnectOptions,
+        acquire_timeout: Duration,
+    ) -> Result<Self, StoreError> {
         // A transaction whose client hangs would hold its row locks for ever; compiling plans costs more than our short queries do.
         let options = options
             .application_name("gleaner")
             .options([("idle_in_transaction_session_timeout", "60s"), ("jit", "off")]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTION_COUNT_MAX)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .acquire_timeout(acquire_timeout)
             .connect_with(options)
             .await?;
         Ok(Self { pool })

@@ -3,24 +3,23 @@
 //! Several labelers, each with a token of its own, lease batches, look up the names of their items and submit the classes that a CSV file
 //! (`item name,class`) knows. With an error rate some answers are wrong on purpose; which ones depends on seed and name alone.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+mod answers;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rand::Rng;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::progress::Progress;
 use crate::config::Config;
-use crate::domain::content_hash::ContentHash;
-use crate::domain::seed::StreamKey;
 use crate::outbound::ApiClient;
+use answers::{Answer, Answers, shorten};
 
 /// Tasks that a labeler leases at once.
 const BATCH_COUNT: u32 = 10;
@@ -62,14 +61,13 @@ pub async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCod
     let api = ApiClient::new(arguments.url.as_deref().unwrap_or(&config.public_url), &token)?;
     let path = format!("/projects/{}", arguments.project);
     let project: Project = api.get(&path).await?;
-    let known = read_answers(&arguments.answers)?;
+    let classes = project.classes.iter().map(|class| class.name.clone()).collect();
+    let answers = Answers::read(&arguments.answers, classes, arguments.error_rate, arguments.seed)?;
+    if let Some(warning) = answers.check_classes(&arguments.answers)? {
+        eprintln!("{warning}");
+    }
+    let answers = Arc::new(answers);
     let last_round = arguments.rounds.map(|count| project.first_open_round() + i64::from(count) - 1);
-    let answers = Arc::new(Answers {
-        known,
-        classes: project.classes.iter().map(|class| class.name.clone()).collect(),
-        error_rate: arguments.error_rate,
-        seed: arguments.seed,
-    });
     let tally = Arc::new(Tally::default());
 
     // Listens from before there is anything to hand back.
@@ -114,27 +112,6 @@ fn find_token(config: &Config, given: Option<&str>) -> anyhow::Result<String> {
         format!("no token: give --token, or run as the user of the server ({} can't be read)", path.display())
     })?;
     Ok(text.trim().to_owned())
-}
-
-/// Reads `item name,class`; a first row that says just that is a header.
-fn read_answers(path: &Path) -> anyhow::Result<HashMap<String, String>> {
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_path(path)
-        .with_context(|| format!("{} can't be read", path.display()))?;
-    let mut known = HashMap::new();
-    for (index, row) in reader.records().enumerate() {
-        let row = row.with_context(|| format!("{} is no CSV file", path.display()))?;
-        let (Some(name), Some(class)) = (row.get(0), row.get(1)) else {
-            bail!("line {} of {} has no two columns 'item name,class'", index + 1, path.display());
-        };
-        let is_header = index == 0 && class.trim() == "class";
-        if !is_header {
-            known.insert(name.trim().to_owned(), class.trim().to_owned());
-        }
-    }
-    Ok(known)
 }
 
 /// What is needed of a project's answer.
@@ -209,48 +186,12 @@ async fn hand_back(api: &ApiClient, path: &str, tokens: &[MintedToken]) -> anyho
     Ok(())
 }
 
-/// What is known, and how often it is told wrongly.
-struct Answers {
-    known: HashMap<String, String>,
-    classes: Vec<String>,
-    error_rate: f64,
-    seed: u64,
-}
-
-/// What a labeler does with one item.
-#[derive(Debug, PartialEq)]
-enum Answer<'a> {
-    Class(&'a str),
-    Skip(&'static str),
-}
-
-impl Answers {
-    fn of(&self, name: &str) -> Answer<'_> {
-        let Some(class) = self.known.get(name) else {
-            return Answer::Skip("unsure");
-        };
-        if !self.classes.contains(class) {
-            return Answer::Skip("not_in_classes");
-        }
-        let mut stream = StreamKey::new(self.seed, "answer.error")
-            .with_content(&ContentHash::of_file(name.as_bytes()))
-            .stream();
-        if stream.random::<f64>() < self.error_rate {
-            let wrong: Vec<_> = self.classes.iter().filter(|other| *other != class).collect();
-            if !wrong.is_empty() {
-                return Answer::Class(wrong[stream.random_range(0..wrong.len())]);
-            }
-        }
-        Answer::Class(class)
-    }
-}
-
 /// What all labelers have done so far.
 #[derive(Default)]
 struct Tally {
     accepted_count: AtomicU64,
     refused_count: AtomicU64,
-    unknown_name_count: AtomicU64,
+    unknown_names: Mutex<Vec<String>>,
     unknown_class_count: AtomicU64,
 }
 
@@ -261,14 +202,17 @@ impl Tally {
 
     fn summary(&self, project: &Project) -> String {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let unknown_names = self.unknown_names.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown: Vec<&str> = unknown_names.iter().map(String::as_str).collect();
+        let listed = if unknown.is_empty() { String::new() } else { format!(": {}", shorten(&unknown)) };
         let accuracy =
             project.test_accuracy.map_or_else(|| "unknown".to_owned(), |accuracy| format!("{accuracy:.4}"));
         format!(
-            "{} labels accepted, {} not taken, {} skipped (name unknown), {} skipped (class unknown)\n\
+            "{} labels accepted, {} not taken, {} skipped (name unknown{listed}), {} skipped (class unknown)\n\
              project {}: {} items labelled, {} spent, test accuracy {accuracy}",
             self.accepted(),
             read(&self.refused_count),
-            read(&self.unknown_name_count),
+            unknown.len(),
             read(&self.unknown_class_count),
             project.state,
             project.labeled_count,
@@ -363,11 +307,12 @@ impl Labeler {
         let mut labels = Vec::new();
         for task in tasks {
             let item: Value = self.api.get(&format!("/items/{}", task.item)).await?;
-            match self.answers.of(item["name"].as_str().unwrap_or_default()) {
+            let name = item["name"].as_str().unwrap_or_default();
+            match self.answers.of(name) {
                 Answer::Class(class) => {
                     labels.push(json!({"task": task.task, "class": class, "attempt": task.attempt}));
                 }
-                Answer::Skip(reason) => self.skip(task, reason).await?,
+                Answer::Skip(reason) => self.skip(task, name, reason).await?,
             }
         }
         if labels.is_empty() {
@@ -385,12 +330,14 @@ impl Labeler {
         Ok(())
     }
 
-    async fn skip(&self, task: &Task, reason: &str) -> anyhow::Result<()> {
+    async fn skip(&self, task: &Task, name: &str, reason: &str) -> anyhow::Result<()> {
         let path = format!("{}/tasks/{}/skip", self.path, task.task);
         let _: Value = self.api.post(&path, &json!({"reason": reason})).await?;
-        let count =
-            if reason == "unsure" { &self.tally.unknown_name_count } else { &self.tally.unknown_class_count };
-        count.fetch_add(1, Ordering::Relaxed);
+        if reason == "unsure" {
+            self.tally.unknown_names.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+        } else {
+            self.tally.unknown_class_count.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 }
@@ -420,49 +367,4 @@ async fn show_progress(
     }
     progress.end(&format!("{} labels accepted", tally.accepted()));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answers(error_rate: f64) -> Answers {
-        let known = [("train/00000", "Coat"), ("train/00001", "Spaceship")];
-        Answers {
-            known: known.map(|(name, class)| (name.to_owned(), class.to_owned())).into(),
-            classes: vec!["Coat".to_owned(), "Bag".to_owned()],
-            error_rate,
-            seed: 7,
-        }
-    }
-
-    #[test]
-    fn an_unknown_name_and_an_unknown_class_are_skipped_with_their_reasons() {
-        assert_eq!(answers(0.0).of("train/00000"), Answer::Class("Coat"));
-        assert_eq!(answers(0.0).of("train/00001"), Answer::Skip("not_in_classes"));
-        assert_eq!(answers(0.0).of("train/00002"), Answer::Skip("unsure"));
-    }
-
-    #[test]
-    fn an_error_rate_of_one_gives_another_class_each_time() {
-        assert_eq!(answers(1.0).of("train/00000"), Answer::Class("Bag"));
-    }
-
-    #[test]
-    fn a_header_is_no_answer() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("answers.csv");
-        std::fs::write(&path, "name,class\ntrain/00000,Coat\n\"a,b\",Bag\n").unwrap();
-        let known = read_answers(&path).unwrap();
-        assert_eq!(known.len(), 2);
-        assert_eq!(known["a,b"], "Bag");
-    }
-
-    #[test]
-    fn a_line_without_a_class_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("answers.csv");
-        std::fs::write(&path, "train/00000,Coat\ntrain/00001\n").unwrap();
-        assert!(read_answers(&path).unwrap_err().to_string().contains("line 2"));
-    }
 }

@@ -159,8 +159,9 @@ async fn import(api: &ApiClient, path: &str, dataset: &Dataset) -> anyhow::Resul
                 Some("done") => {
                     let count = |name: &str| row[name].as_u64().unwrap_or_default();
                     progress.end(&format!(
-                        "{} added, {} duplicates",
+                        "{} added ({} of them converted to the project's channels), {} duplicates",
                         count("added_count"),
+                        count("converted_count"),
                         count("duplicate_count")
                     ));
                     break;

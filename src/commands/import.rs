@@ -116,8 +116,8 @@ fn report(row: &store::import::ImportRow) -> anyhow::Result<ExitCode> {
         println!("rejected {}: {}", rejection.name, rejection.reason);
     }
     println!(
-        "{} read, {} added, {} duplicates, {} rejected",
-        row.read_count, row.added_count, row.duplicate_count, row.rejected_count
+        "{} read, {} added ({} of them converted to the project's channels), {} duplicates, {} rejected",
+        row.read_count, row.added_count, row.converted_count, row.duplicate_count, row.rejected_count
     );
     match row.state {
         ImportState::Failed => {

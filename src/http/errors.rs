@@ -14,7 +14,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => Self::unavailable(
-                "the database does not answer for now; nothing was changed, try again",
+                "the database does not answer for now; try again, under the same Idempotency-Key nothing is done twice",
                 RETRY_AFTER_SECONDS,
                 error,
             ),

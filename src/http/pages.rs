@@ -1,5 +1,6 @@
 //! The pages: files of `static/`, compiled into the binary (a debug build reads them from the folder).
 //!
+//! Four pages are one frame, `page.html`, that a script fills; they differ in title and script.
 //! Pages are open, since they hold no data: what they show comes from the API with the session's cookie.
 
 use axum::body::Body;
@@ -8,6 +9,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use rust_embed::{Embed, EmbeddedFile};
+use sha2::{Digest, Sha256};
 
 use super::problem::{ApiError, ProblemKind};
 
@@ -17,22 +19,22 @@ struct Static;
 
 /// `/`: the list of projects.
 pub async fn index_page(headers: HeaderMap) -> Result<Response, ApiError> {
-    serve("index.html", &headers)
+    serve_frame("Projects", "projects", &headers)
 }
 
 /// `/login`: takes a token or a one-time code.
 pub async fn login_page(headers: HeaderMap) -> Result<Response, ApiError> {
-    serve("login.html", &headers)
+    serve_frame("Sign in", "login", &headers)
 }
 
 /// `/label/{project}`: where images are labelled.
 pub async fn label_page(headers: HeaderMap) -> Result<Response, ApiError> {
-    serve("label.html", &headers)
+    serve_frame("Label", "label", &headers)
 }
 
 /// `/projects/{project}`: what the operator sees.
 pub async fn project_page(headers: HeaderMap) -> Result<Response, ApiError> {
-    serve("project.html", &headers)
+    serve_frame("Project", "project", &headers)
 }
 
 /// `/docs`: the API, read from `/openapi.json`.
@@ -55,17 +57,34 @@ pub async fn problem_page(Path(slug): Path<String>) -> Result<Html<String>, ApiE
     )))
 }
 
+/// The frame with a page's title and its script, `static/js/{script}.js`.
+fn serve_frame(title: &str, script: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+    let file = find("page.html")?;
+    let frame = std::str::from_utf8(&file.data).map_err(ApiError::internal)?;
+    let page = frame.replace("{title}", title).replace("{script}", script);
+    let hash = Sha256::digest(page.as_bytes());
+    Ok(answer(&hash, media_type(&file), page.into(), headers))
+}
+
 fn serve(name: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
-    let file = Static::get(name)
-        .ok_or_else(|| ApiError::new(ProblemKind::NotFound, format!("there is no page '{name}'")))?;
-    let tag = format!("\"{}\"", hex::encode(&file.metadata.sha256_hash()[..16]));
+    let file = find(name)?;
+    let (hash, media_type) = (file.metadata.sha256_hash(), media_type(&file));
+    Ok(answer(&hash, media_type, file.data.into(), headers))
+}
+
+fn find(name: &str) -> Result<EmbeddedFile, ApiError> {
+    Static::get(name)
+        .ok_or_else(|| ApiError::new(ProblemKind::NotFound, format!("there is no page '{name}'")))
+}
+
+fn answer(hash: &[u8], media_type: String, body: Body, headers: &HeaderMap) -> Response {
+    let tag = format!("\"{}\"", hex::encode(&hash[..16]));
     // A page must not outlive an upgrade of the service, so the browser asks each time and mostly gets 304.
     let fixed = [(ETAG, tag.clone()), (CACHE_CONTROL, "no-cache".to_owned())];
     if headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
-        return Ok((StatusCode::NOT_MODIFIED, fixed).into_response());
+        return (StatusCode::NOT_MODIFIED, fixed).into_response();
     }
-    let media_type = media_type(&file);
-    Ok((fixed, [(CONTENT_TYPE, media_type)], Body::from(file.data)).into_response())
+    (fixed, [(CONTENT_TYPE, media_type)], body).into_response()
 }
 
 fn media_type(file: &EmbeddedFile) -> String {
@@ -84,6 +103,27 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(IF_NONE_MATCH, first.headers()[ETAG].clone());
         assert_eq!(serve("docs.html", &headers).expect("no change").status(), StatusCode::NOT_MODIFIED);
+    }
+
+    #[tokio::test]
+    async fn every_page_of_the_frame_has_its_title_and_a_script_that_is_there() {
+        let none = HeaderMap::new;
+        let pages = [
+            (index_page(none()).await, "Projects"),
+            (login_page(none()).await, "Sign in"),
+            (label_page(none()).await, "Label"),
+            (project_page(none()).await, "Project"),
+        ];
+        for (page, title) in pages {
+            let page = page.expect("a page");
+            assert_eq!(page.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+            let body = axum::body::to_bytes(page.into_body(), 10_000).await.expect("its text");
+            let text = String::from_utf8_lossy(&body);
+            assert!(text.contains(&format!("<title>{title} · gleaner</title>")), "{text}");
+            let (_, script) = text.split_once("type=\"module\" src=\"/static/").expect("a script");
+            let (script, _) = script.split_once('"').expect("its path ends");
+            assert!(Static::get(script).is_some(), "{script}");
+        }
     }
 
     #[test]

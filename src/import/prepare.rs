@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::domain::content_hash::ContentHash;
 use crate::domain::import::{LabelRule, Rejection};
@@ -54,22 +55,21 @@ type Taken = (Option<ClassIndex>, (Vec<u8>, ContentHash), DecodedImage);
 /// Prepares entries by one import's rules.
 pub(super) struct Preparer<'a> {
     options: &'a Options,
-    classes: HashMap<&'a str, ClassIndex>,
-    /// Class of each number, when the source names its numbers and the project has all the names.
-    numbered: Option<Vec<ClassIndex>>,
+    /// By names in composed form: a Mac writes `é` into folders and archives as `e` and an accent.
+    classes: HashMap<String, ClassIndex>,
+    /// Names that the source gives its classes by number, if it does; then they count, and not the numbers.
+    source_names: Option<&'a [String]>,
     large_image: Mutex<()>,
 }
 
 impl<'a> Preparer<'a> {
     /// Rules of `options`; `source_names` are the names that the source gives its classes by number, if it does.
-    pub(super) fn new(options: &'a Options, source_names: Option<&[String]>) -> Self {
+    pub(super) fn new(options: &'a Options, source_names: Option<&'a [String]>) -> Self {
         let classes: HashMap<_, _> = (0..=u16::MAX)
             .zip(&options.classes)
-            .map(|(index, name)| (name.as_str(), ClassIndex(index)))
+            .map(|(index, name)| (name.nfc().collect(), ClassIndex(index)))
             .collect();
-        let numbered = source_names
-            .and_then(|names| names.iter().map(|name| classes.get(name.as_str()).copied()).collect());
-        Self { options, classes, numbered, large_image: Mutex::new(()) }
+        Self { options, classes, source_names, large_image: Mutex::new(()) }
     }
 
     /// Does everything to `entry` that needs no other entry.
@@ -105,10 +105,7 @@ impl<'a> Preparer<'a> {
         let hidden = split == Split::Pool && self.options.labels == LabelRule::Hide;
         let class = match entry.class {
             _ if hidden => None,
-            Some(SourceClass::Name(name)) => {
-                let known = self.classes.get(name.as_str()).copied();
-                Some(known.ok_or(format!("'{name}' is no class of the project"))?)
-            }
+            Some(SourceClass::Name(name)) => Some(self.find_name(&name)?),
             Some(SourceClass::Number(number)) => Some(self.find_number(number)?),
             None if entry.split.is_none() => self.enclosing_class(&entry.name),
             None => None,
@@ -122,20 +119,31 @@ impl<'a> Preparer<'a> {
 
     /// The class after which the folder of an unsplit entry is called: a source of one class looks like a plain folder to its layout.
     fn enclosing_class(&self, name: &str) -> Option<ClassIndex> {
-        let folder = layout::enclosing_folder(name)?;
-        self.classes.get(folder.as_str()).copied()
+        self.class_of(&layout::enclosing_folder(name)?)
+    }
+
+    fn class_of(&self, name: &str) -> Option<ClassIndex> {
+        self.classes.get(&name.nfc().collect::<String>()).copied()
+    }
+
+    fn find_name(&self, name: &str) -> Result<ClassIndex, String> {
+        self.class_of(name)
+            .ok_or_else(|| format!("'{name}' is no class of the project; add it, or import without labels"))
     }
 
     fn find_number(&self, number: u32) -> Result<ClassIndex, String> {
         let position = usize::try_from(number).unwrap_or(usize::MAX);
-        let index = match &self.numbered {
-            Some(numbered) => numbered.get(position).copied(),
-            None => {
-                u16::try_from(number).ok().filter(|_| position < self.options.classes.len()).map(ClassIndex)
-            }
-        };
-        let count = self.numbered.as_ref().map_or(self.options.classes.len(), Vec::len);
-        index.ok_or_else(|| format!("class number {number} has no name: the project has {count} classes"))
+        if let Some(names) = self.source_names {
+            let name = names.get(position);
+            return self.find_name(name.ok_or_else(|| {
+                format!("class number {number} has no name: the source names {} classes", names.len())
+            })?);
+        }
+        let count = self.options.classes.len();
+        let index = u16::try_from(number).ok().filter(|_| position < count);
+        index
+            .map(ClassIndex)
+            .ok_or_else(|| format!("class number {number} has no name: the project has {count} classes"))
     }
 
     /// The file to keep with the hash of what was supplied, and the pixels.
@@ -157,6 +165,11 @@ impl<'a> Preparer<'a> {
     fn decode_file(&self, bytes: &[u8]) -> Result<DecodedImage, String> {
         // A decoder's bug must cost one image, not the import.
         let decode = || catch_unwind(AssertUnwindSafe(|| vision::decode(bytes, &DecodeLimits::default())));
+        if is_archive(bytes) {
+            return Err(
+                "an archive inside the source isn't opened; unpack it or import it by itself".to_owned()
+            );
+        }
         let (width, height) = vision::measure(bytes).map_err(|error| error.to_string())?;
         let outcome = if u64::from(width) * u64::from(height) > LARGE_PIXEL_COUNT {
             let _turn = self.large_image.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,6 +182,13 @@ impl<'a> Preparer<'a> {
             Err(_) => Err("the decoder failed on this file".to_owned()),
         }
     }
+}
+
+/// Whether a file is a zip, a gzip or a tar by its first bytes.
+fn is_archive(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PK\x03\x04")
+        || bytes.starts_with(&[0x1f, 0x8b])
+        || bytes.get(257..262) == Some(b"ustar")
 }
 
 fn encode_png(image: &DecodedImage) -> Result<Vec<u8>, String> {

@@ -3,12 +3,13 @@
 //! Private to `import`. Entries that are encrypted, too large, broken or named outside the archive are rejected by name. An archive that
 //! unpacks to more than 200 times its size, beyond the first gigabyte, is refused (overlapping entries can promise terabytes).
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
-use zip::result::ZipError;
+use zip::result::{ZipError, ZipResult};
 
 use super::layout::{Layout, Survey, UnfitName, clean_name};
 use super::{ENTRY_BYTES_MAX, Entry, EntryPayload, ImportError, Source, SourceClass};
@@ -42,9 +43,10 @@ impl ZipSource {
                 ),
             })?;
         let mut survey = Survey::default();
-        for raw in archive.file_names_raw() {
-            match clean_name(raw) {
-                Ok(Some(name)) if !raw.ends_with(b"/") => survey.add(&name),
+        for (raw, decoded) in archive.file_names_raw().zip(archive.file_names()) {
+            let name = member_name(raw, decoded);
+            match clean_name(&name) {
+                Ok(Some(clean)) if !name.ends_with(b"/") => survey.add(&clean),
                 Ok(_) => {}
                 Err(_) => survey.add_unfit(),
             }
@@ -67,9 +69,9 @@ impl ZipSource {
             let index = self.next_index;
             let entry = self.archive.by_index_data(index).ok()?;
             self.next_index += 1;
-            let raw = entry.name_raw();
-            let name = match clean_name(raw) {
-                Ok(Some(name)) if !raw.ends_with(b"/") => Ok(name),
+            let name = member_name(entry.name_raw(), entry.name());
+            let name = match clean_name(&name) {
+                Ok(Some(clean)) if !name.ends_with(b"/") => Ok(clean),
                 Ok(_) => continue,
                 Err(unfit) => Err(unfit),
             };
@@ -94,6 +96,18 @@ impl ZipSource {
         outcome.map_err(|error| format!("the archive's entry can't be unpacked: {error}"))?;
         if bytes.len() as u64 > ENTRY_BYTES_MAX { Err(too_large()) } else { Ok(bytes) }
     }
+}
+
+/// A member's path as its maker meant it: UTF-8, said so or not, else code page 437; folders parted by `/`.
+fn member_name(raw: &[u8], decoded: ZipResult<Cow<'_, str>>) -> Vec<u8> {
+    let name = match (std::str::from_utf8(raw), decoded) {
+        (Ok(name), _) => Cow::Borrowed(name),
+        (Err(_), Ok(decoded)) => decoded,
+        // Refused by whoever cleans it.
+        (Err(_), Err(_)) => return raw.to_vec(),
+    };
+    // Old Windows programs part folders by backslashes, and by nothing else.
+    if name.contains('/') { name.into_owned().into() } else { name.replace('\\', "/").into() }
 }
 
 impl Iterator for ZipSource {
@@ -185,6 +199,22 @@ mod tests {
             (Some(Split::Test), Ok(EntryPayload::File(b"two".to_vec())))
         );
         assert_eq!(entries[3].payload, Err("larger than 128 MiB when unpacked".into()));
+    }
+
+    #[test]
+    fn names_of_other_systems_are_understood() {
+        let mut bytes = archive(&[("K?he/1.png", b"1"), ("Größe/2.png", b"2"), ("train\\cat\\3.png", b"3")]);
+        // What Windows' own archiver writes for ü, in the local header and in the directory.
+        while let Some(at) = bytes.windows(4).position(|name| name == b"K?he") {
+            bytes[at + 1] = 0x81;
+        }
+        let entries = read(&bytes).unwrap();
+        let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["Kühe/1.png", "Größe/2.png", "train/cat/3.png"]);
+        assert_eq!(
+            read(&archive(&[("..\\evil.png", b"x")])).unwrap()[0].payload,
+            Err("the name leads out of the source".into())
+        );
     }
 
     #[test]

@@ -2,18 +2,14 @@
 //!
 //! All are computed through the log-sum-exp with the maximum taken out, so no logit overflows. Callers are `pretext` and `learner`.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 /// Mean cross-entropy of logits [N, C] against one class each (u32 [N]), a scalar with history.
 ///
 /// # Errors
 /// Shapes that don't fit, or the device's.
 pub fn cross_entropy(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
-    let targets = Tensor::new(targets, logits.device())?.unsqueeze(D::Minus1)?; // [N, 1]
-    let top = logits.max_keepdim(D::Minus1)?.detach();
-    let centred = logits.broadcast_sub(&top)?;
-    let log_sum = centred.exp()?.sum_keepdim(D::Minus1)?.log()?; // [N, 1]
-    log_sum.sub(&centred.gather(&targets, D::Minus1)?)?.mean_all()
+    candle_nn::loss::cross_entropy(logits, &Tensor::new(targets, logits.device())?)
 }
 
 /// `−ln softmax(logits)[target]` of one row, in nats; 0 or more.
@@ -57,6 +53,11 @@ mod tests {
 
     #[test]
     fn huge_logits_neither_overflow_nor_turn_negative() {
+        let logits = Var::new(&[[1000f32, -1000.0]], &Device::Cpu).unwrap();
+        let loss = cross_entropy(&logits, &[1]).unwrap();
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), 2000.0);
+        let gradient = loss.backward().unwrap().get(&logits).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(gradient, [[1.0, -1.0]]);
         assert_eq!(negative_log_likelihood(&[1000.0, -1000.0], 0), 0.0);
         assert_eq!(negative_log_likelihood(&[1000.0, -1000.0], 1), 2000.0);
         let mut row = [1000.0, 1000.0, -1000.0];

@@ -41,7 +41,7 @@ pub struct ImportRow {
     pub duplicate_count: i64,
     /// Entries that were not taken.
     pub rejected_count: i64,
-    /// Items whose image was resized or changed in its channels.
+    /// Items whose image had other channels than the project and was converted.
     pub converted_count: i64,
     /// The first thousand rejections.
     pub rejected: Vec<Rejection>,

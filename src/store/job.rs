@@ -59,6 +59,19 @@ pub enum Heartbeat {
     Lost,
 }
 
+/// A query for jobs: what stands before their columns and after them. A macro, since sqlx checks a query's text when it compiles, and
+/// takes only literals.
+macro_rules! query_job {
+    ($before:literal, $after:literal $(, $argument:expr)*) => {
+        sqlx::query_as!(
+            JobRow,
+            $before + r#" job.id as "id: JobId", project as "project: ProjectId", kind as "kind: JobKind", subject, state as "state: JobState",
+             request, outcome, checkpoint, attempt, done_count, total_count, error, created_at, started_at, ended_at "# + $after
+            $(, $argument)*
+        )
+    };
+}
+
 /// Queues a job unless the project has one of this kind and subject; `None` when it has.
 pub async fn enqueue(
     connection: &mut PgConnection,
@@ -83,15 +96,7 @@ pub async fn enqueue(
 
 /// The job of this id.
 pub async fn find(connection: &mut PgConnection, id: JobId) -> Result<Option<JobRow>, StoreError> {
-    let row = sqlx::query_as!(
-        JobRow,
-        r#"select id as "id: JobId", project as "project: ProjectId", kind as "kind: JobKind", subject, state as "state: JobState",
-             request, outcome, checkpoint, attempt, done_count, total_count, error, created_at, started_at, ended_at
-           from job where id = $1"#,
-        id as JobId
-    )
-    .fetch_optional(connection)
-    .await?;
+    let row = query_job!("select", "from job where id = $1", id as JobId).fetch_optional(connection).await?;
     Ok(row)
 }
 
@@ -102,11 +107,9 @@ pub async fn find_by_subject(
     kind: JobKind,
     subject: &str,
 ) -> Result<Option<JobRow>, StoreError> {
-    let row = sqlx::query_as!(
-        JobRow,
-        r#"select id as "id: JobId", project as "project: ProjectId", kind as "kind: JobKind", subject, state as "state: JobState",
-             request, outcome, checkpoint, attempt, done_count, total_count, error, created_at, started_at, ended_at
-           from job where project = $1 and kind = $2 and subject = $3"#,
+    let row = query_job!(
+        "select",
+        "from job where project = $1 and kind = $2 and subject = $3",
         project as ProjectId,
         kind as JobKind,
         subject
@@ -140,11 +143,9 @@ pub async fn list_by_kind(
     project: ProjectId,
     kind: JobKind,
 ) -> Result<Vec<JobRow>, StoreError> {
-    let rows = sqlx::query_as!(
-        JobRow,
-        r#"select id as "id: JobId", project as "project: ProjectId", kind as "kind: JobKind", subject, state as "state: JobState",
-             request, outcome, checkpoint, attempt, done_count, total_count, error, created_at, started_at, ended_at
-           from job where project = $1 and kind = $2 and state <> 'cancelled' order by created_at, id"#,
+    let rows = query_job!(
+        "select",
+        "from job where project = $1 and kind = $2 and state <> 'cancelled' order by created_at, id",
         project as ProjectId,
         kind as JobKind
     )
@@ -158,11 +159,9 @@ pub async fn find_failed(
     connection: &mut PgConnection,
     project: ProjectId,
 ) -> Result<Option<JobRow>, StoreError> {
-    let row = sqlx::query_as!(
-        JobRow,
-        r#"select id as "id: JobId", project as "project: ProjectId", kind as "kind: JobKind", subject, state as "state: JobState",
-             request, outcome, checkpoint, attempt, done_count, total_count, error, created_at, started_at, ended_at
-           from job where project = $1 and state = 'failed' and kind <> 'import' order by ended_at desc limit 1"#,
+    let row = query_job!(
+        "select",
+        "from job where project = $1 and state = 'failed' and kind <> 'import' order by ended_at desc limit 1",
         project as ProjectId
     )
     .fetch_optional(connection)
@@ -175,11 +174,9 @@ pub async fn find_running(
     connection: &mut PgConnection,
     project: ProjectId,
 ) -> Result<Option<JobRow>, StoreError> {
-    let row = sqlx::query_as!(
-        JobRow,
-        r#"select id as "id: JobId", project as "project: ProjectId", kind as "kind: JobKind", subject, state as "state: JobState",
-             request, outcome, checkpoint, attempt, done_count, total_count, error, created_at, started_at, ended_at
-           from job where project = $1 and state = 'running' order by started_at desc limit 1"#,
+    let row = query_job!(
+        "select",
+        "from job where project = $1 and state = 'running' order by started_at desc limit 1",
         project as ProjectId
     )
     .fetch_optional(connection)
@@ -209,9 +206,8 @@ pub async fn claim(
     worker: &str,
     lease: Duration,
 ) -> Result<Option<JobRow>, StoreError> {
-    let row = sqlx::query_as!(
-        JobRow,
-        r#"with candidate as (
+    let row = query_job!(
+        "with candidate as (
              select j.id from job j join project p on p.id = j.project
              where (j.state = 'queued' or (j.state = 'running' and j.expires_at < now()))
                and j.kind = any($1) and not p.paused and p.deleted_at is null
@@ -225,9 +221,8 @@ pub async fn claim(
            update job set state = 'running', attempt = attempt + 1, worker = $2, expires_at = now() + $3::float8 * interval '1 second',
              started_at = now(), ended_at = null, error = null, done_count = 0, total_count = 0
            from candidate where job.id = candidate.id
-           returning job.id as "id: JobId", project as "project: ProjectId", kind as "kind: JobKind", subject,
-             state as "state: JobState", request, outcome, checkpoint, attempt, done_count, total_count, error, created_at, started_at,
-             ended_at"#,
+           returning",
+        "",
         kinds as &[JobKind],
         worker,
         lease.as_secs_f64()

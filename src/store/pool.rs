@@ -36,6 +36,22 @@ pub struct SegmentExtent {
     pub item_count: i32,
 }
 
+/// Reads pool items in the order of content hashes; `$which` is what follows `from item i`. A macro, since sqlx checks a query's text
+/// when it compiles, and takes only literals.
+macro_rules! list_pool_items {
+    ($connection:expr, $which:literal $(, $argument:expr)*) => {
+        sqlx::query_as!(
+            PoolItem,
+            r#"select i.id as "id: ItemId", i.content_hash as "hash: ContentHash", i.segment as "segment: SegmentId", i.segment_row,
+             i.class as "class: ClassIndex"
+           from item i "# + $which + " order by i.content_hash"
+            $(, $argument)*
+        )
+        .fetch_all($connection)
+        .await?
+    };
+}
+
 /// Segments of a project in the order of numbers.
 pub async fn list_segments(
     connection: &mut PgConnection,
@@ -58,20 +74,14 @@ pub async fn list_items(
     first: i32,
     last: i32,
 ) -> Result<Vec<PoolItem>, StoreError> {
-    let rows = sqlx::query_as!(
-        PoolItem,
-        r#"select i.id as "id: ItemId", i.content_hash as "hash: ContentHash", i.segment as "segment: SegmentId", i.segment_row,
-             i.class as "class: ClassIndex"
-           from item i join segment s on s.id = i.segment
-           where i.project = $1 and i.split = 'pool' and i.excluded is null and s.number between $2 and $3
-           order by i.content_hash"#,
+    Ok(list_pool_items!(
+        connection,
+        "join segment s on s.id = i.segment
+           where i.project = $1 and i.split = 'pool' and i.excluded is null and s.number between $2 and $3",
         project as ProjectId,
         first,
         last
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
+    ))
 }
 
 /// Pool items that round `round` and those before it left without a class, in the segments numbered `first` to `last`.
@@ -84,22 +94,16 @@ pub async fn list_unlabeled(
     first: i32,
     last: i32,
 ) -> Result<Vec<PoolItem>, StoreError> {
-    let rows = sqlx::query_as!(
-        PoolItem,
-        r#"select i.id as "id: ItemId", i.content_hash as "hash: ContentHash", i.segment as "segment: SegmentId", i.segment_row,
-             i.class as "class: ClassIndex"
-           from item i join segment s on s.id = i.segment
+    Ok(list_pool_items!(
+        connection,
+        "join segment s on s.id = i.segment
            where i.project = $1 and i.split = 'pool' and i.excluded is null and s.number between $3 and $4
-             and (i.class is null or exists (select from task t where t.item = i.id and t.source = 'ahead' and t.state = 'settled' and t.round_number > $2))
-           order by i.content_hash"#,
+             and (i.class is null or exists (select from task t where t.item = i.id and t.source = 'ahead' and t.state = 'settled' and t.round_number > $2))",
         project as ProjectId,
         round,
         first,
         last
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
+    ))
 }
 
 /// Items that the batch of round `round` may ask: unlabelled by the rounds before it, and not resting.
@@ -108,20 +112,13 @@ pub async fn list_candidates(
     project: ProjectId,
     round: i32,
 ) -> Result<Vec<PoolItem>, StoreError> {
-    let rows = sqlx::query_as!(
-        PoolItem,
-        r#"select i.id as "id: ItemId", i.content_hash as "hash: ContentHash", i.segment as "segment: SegmentId", i.segment_row,
-             i.class as "class: ClassIndex"
-           from item i
-           where i.project = $1 and i.split = 'pool' and i.excluded is null and i.ask_from_round <= $2
-             and (i.class is null or exists (select from task t where t.item = i.id and t.source = 'ahead' and t.state = 'settled' and t.round_number >= $2))
-           order by i.content_hash"#,
+    Ok(list_pool_items!(
+        connection,
+        "where i.project = $1 and i.split = 'pool' and i.excluded is null and i.ask_from_round <= $2
+             and (i.class is null or exists (select from task t where t.item = i.id and t.source = 'ahead' and t.state = 'settled' and t.round_number >= $2))",
         project as ProjectId,
         round
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
+    ))
 }
 
 /// Which of these items can be asked in round `round` right now: no class, not excluded, not resting, in no live task.
@@ -186,17 +183,11 @@ pub async fn list_labeled(
     connection: &mut PgConnection,
     project: ProjectId,
 ) -> Result<Vec<PoolItem>, StoreError> {
-    let rows = sqlx::query_as!(
-        PoolItem,
-        r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
-             class as "class: ClassIndex"
-           from item where project = $1 and split = 'pool' and excluded is null and class is not null
-           order by content_hash"#,
+    Ok(list_pool_items!(
+        connection,
+        "where i.project = $1 and i.split = 'pool' and i.excluded is null and i.class is not null",
         project as ProjectId
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
+    ))
 }
 
 /// Pool items whose class was imported: what gold tasks are drawn from.
@@ -204,17 +195,11 @@ pub async fn list_imported(
     connection: &mut PgConnection,
     project: ProjectId,
 ) -> Result<Vec<PoolItem>, StoreError> {
-    let rows = sqlx::query_as!(
-        PoolItem,
-        r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
-             class as "class: ClassIndex"
-           from item where project = $1 and split = 'pool' and excluded is null and class_source = 'import'
-           order by content_hash"#,
+    Ok(list_pool_items!(
+        connection,
+        "where i.project = $1 and i.split = 'pool' and i.excluded is null and i.class_source = 'import'",
         project as ProjectId
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
+    ))
 }
 
 /// The test split, its classes known.
@@ -222,17 +207,11 @@ pub async fn list_test(
     connection: &mut PgConnection,
     project: ProjectId,
 ) -> Result<Vec<PoolItem>, StoreError> {
-    let rows = sqlx::query_as!(
-        PoolItem,
-        r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
-             class as "class: ClassIndex"
-           from item where project = $1 and split = 'test' and excluded is null and class is not null
-           order by content_hash"#,
+    Ok(list_pool_items!(
+        connection,
+        "where i.project = $1 and i.split = 'test' and i.excluded is null and i.class is not null",
         project as ProjectId
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
+    ))
 }
 
 /// The items of these ids.
@@ -240,16 +219,7 @@ pub async fn list_by_ids(
     connection: &mut PgConnection,
     items: &[ItemId],
 ) -> Result<Vec<PoolItem>, StoreError> {
-    let rows = sqlx::query_as!(
-        PoolItem,
-        r#"select id as "id: ItemId", content_hash as "hash: ContentHash", segment as "segment: SegmentId", segment_row,
-             class as "class: ClassIndex"
-           from item where id = any($1) order by content_hash"#,
-        items as &[ItemId]
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
+    Ok(list_pool_items!(connection, "where i.id = any($1)", items as &[ItemId]))
 }
 
 /// How many outputs a head needs: one above the largest class index, since a removed class leaves a gap.

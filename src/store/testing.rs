@@ -7,6 +7,8 @@
 
 #![expect(clippy::panic, reason = "a test that has no database can't go on")]
 
+mod gate;
+
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,6 +33,8 @@ use crate::domain::ids::{ImportId, ItemId, ProjectId, SegmentId};
 use crate::domain::import::{ImportFormat, LabelRule, SplitRule};
 use crate::domain::item::Split;
 use crate::domain::settings::{ImageShape, ProjectSettings};
+
+pub use gate::Gate;
 
 /// Advisory lock of the database `postgres` under which one process makes the template.
 const TEMPLATE_LOCK: i64 = 0x676c_6561_6e65;

@@ -191,7 +191,7 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use image::{GrayImage, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
+    use image::{GrayImage, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
     use proptest::prelude::*;
 
     use super::*;
@@ -222,6 +222,35 @@ mod tests {
         assert_eq!(decoded(encode(RgbaImage::new(5, 6), ImageFormat::Png)), (5, 6, 4, "image/png"));
         let deep = DynamicImage::ImageRgb8(gradient()).into_rgb16();
         assert_eq!(decoded(encode(deep, ImageFormat::Png)), (40, 30, 3, "image/png"));
+    }
+
+    #[test]
+    fn sixteen_bits_become_eight_and_keep_their_brightness() {
+        let decoded = |image: DynamicImage| {
+            let image = decode(&encode(image, ImageFormat::Png), &DecodeLimits::default()).unwrap();
+            (image.channels, image.pixels)
+        };
+        let grey = image::ImageBuffer::from_pixel(2, 1, Luma([0xabab_u16]));
+        assert_eq!(decoded(DynamicImage::ImageLuma16(grey)), (1, vec![0xab; 2]));
+        let grey_alpha = image::ImageBuffer::from_pixel(1, 1, LumaA([0xabab_u16, 0x8080]));
+        assert_eq!(decoded(DynamicImage::ImageLumaA16(grey_alpha)), (2, vec![0xab, 0x80]));
+    }
+
+    #[test]
+    fn print_colours_and_the_first_frame_of_an_animation_are_taken() {
+        // Written by Pillow 12: 8 × 8 red pixels, in the animations followed by blue ones.
+        let samples: [(&str, &[u8], u32); 4] = [
+            ("CMYK JPEG", include_bytes!("decode/cmyk.jpg"), 3),
+            ("animated GIF", include_bytes!("decode/animated.gif"), 3),
+            ("animated WebP", include_bytes!("decode/animated.webp"), 3),
+            ("lossy WebP", include_bytes!("decode/lossy.webp"), 3),
+        ];
+        for (name, bytes, channels) in samples {
+            let image = decode(bytes, &DecodeLimits::default()).unwrap();
+            assert_eq!((image.width, image.height, image.channels), (8, 8, channels), "{name}");
+            let (&[red, green, blue], _) = image.pixels.split_first_chunk().unwrap();
+            assert!(red > 245 && green < 10 && blue < 10, "{name}: {red} {green} {blue}");
+        }
     }
 
     #[test]

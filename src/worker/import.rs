@@ -134,8 +134,12 @@ impl DatabaseSink {
             blob.put_file(&tensor_key(self.project.id, id), &files.tensor_path).await?;
         }
         let committed = self.write(&prepared, id).await;
-        let is_kept = committed.as_ref().is_ok_and(|committed| committed.added_count > 0);
-        if prepared.files.is_some() && !is_kept {
+        let is_needed = match &committed {
+            Ok(committed) => committed.added_count > 0,
+            // A commit whose answer was lost may be durable, and then its items need these files.
+            Err(error) => error.is_passing(),
+        };
+        if prepared.files.is_some() && !is_needed {
             self.drop_files(id).await?;
         }
         committed
@@ -239,3 +243,6 @@ fn new_item(row: usize, prepared: &PreparedRow) -> Result<NewItem, BodyError> {
         class: prepared.class,
     })
 }
+
+#[cfg(test)]
+mod tests;

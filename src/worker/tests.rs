@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use image::{GrayImage, Luma};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,7 @@ use crate::nn::ops;
 use crate::rounds::{JobWake, Supervisor, SupervisorWake, control};
 use crate::store::import::{self, ImportRow, NewImport};
 use crate::store::project::{self, ProjectRow};
-use crate::store::testing::TestDatabase;
+use crate::store::testing::{Gate, TestDatabase};
 use crate::store::{Store, model};
 
 /// Longest time that a test waits for something that must come.
@@ -46,6 +45,12 @@ struct Service {
 impl Service {
     async fn start(settings: ProjectSettings) -> Self {
         let database = TestDatabase::create().await;
+        let store = database.store().clone();
+        Self::start_on(database, store, settings).await
+    }
+
+    /// A service that reaches its database through `store`; the test itself looks past it.
+    async fn start_on(database: TestDatabase, store: Store, settings: ProjectSettings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let project = database.create_project("p", &["dark", "light"]).await.id;
         sqlx::query("update project set settings = $2, state = 'empty' where id = $1")
@@ -59,7 +64,6 @@ impl Service {
         let config = EngineConfig { device: DeviceChoice::Cpu, threads: ops::thread_count() };
         let (engine, guard) = Engine::start(&config).unwrap();
         let stop = CancellationToken::new();
-        let store = database.store().clone();
         let events = Events::start(store.clone(), stop.clone()).await.unwrap();
         let (wake, job_wake) = (SupervisorWake::new(), JobWake::new());
         let supervisor = Supervisor::new(store.clone(), events.clone(), wake.clone(), job_wake.clone());
@@ -395,28 +399,15 @@ async fn an_upload_is_read_and_then_removed() {
     service.stop().await;
 }
 
-/// Shuts every connection to the service's database and lets no new one in, or lets them in again.
-async fn set_database_away(service: &Service, away: bool) {
-    let options = service.database.options();
-    let name = options.get_database().expect("a test's database has a name").to_owned();
-    let mut connection = options.database("postgres").connect().await.unwrap();
-    let sql = format!("alter database {name} with allow_connections {}", !away);
-    sqlx::raw_sql(AssertSqlSafe(sql.as_str())).execute(&mut connection).await.unwrap();
-    if away {
-        sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1")
-            .bind(&name)
-            .execute(&mut connection)
-            .await
-            .unwrap();
-    }
-    connection.close().await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_away_for_a_while_fails_nothing() {
+async fn a_database_that_is_away_for_longer_than_every_lease_fails_nothing() {
     let mut settings = settings();
     settings.pretext.epochs = 20;
-    let service = Service::start(settings).await;
+    let database = TestDatabase::create().await;
+    let gate = Gate::start(database.options()).await;
+    // A short wait for connections, so that a short outage is several times as long.
+    let store = Store::connect_within(gate.options(), Duration::from_millis(500)).await.unwrap();
+    let service = Service::start_on(database, store.clone(), settings).await;
     draw_images(&service.folder.path().join("images"), 20);
     service.import_to_end(&service.folder.path().join("images")).await;
     service.until_state(ProjectState::Ready).await;
@@ -428,11 +419,15 @@ async fn a_database_that_is_away_for_a_while_fails_nothing() {
             (service.number(going).await == 1).then_some(())
         })
         .await;
-    set_database_away(&service, true).await;
-    assert!(service.store().ping().await.is_err());
-    // Longer than the heartbeat's and the supervisor's intervals, so that each meets the outage.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    set_database_away(&service, false).await;
+    gate.close().await;
+    assert!(store.ping().await.unwrap_err().is_unavailable());
+    // More time passes in the database than any lease lasts; a heartbeat before the gate closed may have been the last.
+    let lapse = "with lapsed as (update job set expires_at = expires_at - interval '1 minute' where state = 'running' returning id)
+        select count(*) from lapsed";
+    service.number(lapse).await;
+    // Longer than the intervals of heartbeat, supervisor, relay and worker, so that each meets the outage.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    gate.open().await;
     service.until_state(ProjectState::Labeling).await;
     let failed = "select count(*) from job where state = 'failed' or error is not null";
     assert_eq!(service.number(failed).await, 0, "{}", service.text(JOBS).await);

@@ -418,7 +418,7 @@ export const text = {
     labelsHint: "A test split keeps its labels in any case.",
     submit: "Read it",
     added: (count) => `${count} added`,
-    converted: (count) => `${count} resized or converted`,
+    converted: (count) => `${count} of them converted to the project's channels`,
     uploaded: "Upload",
     duplicates: (count) => `${count} ${plural(count, "duplicate", "duplicates")}`,
     rejected: (count) => `${count} rejected`,

@@ -51,7 +51,13 @@ async fn a_round_is_answered_by_several_labelers_whose_tokens_end_with_it() {
     let (done, text) = answer(&app, &app.admin, &answers, &["--rounds", "1", "--labelers", "3"]).await;
     assert!(done, "{text}");
     assert!(
-        text.contains("23 labels accepted, 0 not taken, 1 skipped (name unknown), 1 skipped (class unknown)"),
+        text.contains(
+            "23 labels accepted, 0 not taken, 1 skipped (name unknown: pool/3), 1 skipped (class unknown)"
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains("has classes that the project doesn't: spaceship; their items are skipped"),
         "{text}"
     );
 
@@ -94,6 +100,10 @@ async fn a_wrong_token_or_an_unreadable_file_ends_with_words() {
     assert!(!done && text.contains("401"), "{text}");
     let (done, text) = answer(&app, &app.admin, &folder.path().join("nothing.csv"), &["--rounds", "1"]).await;
     assert!(!done && text.contains("nothing.csv"), "{text}");
+    let answers = write_answers(folder.path(), &[("pool/0", "spaceship"), ("pool/1", "boat")]);
+    let (done, text) = answer(&app, &app.admin, &answers, &["--rounds", "1"]).await;
+    assert!(!done && text.contains("the file has boat, spaceship, the project bag, coat, shirt"), "{text}");
+    assert_eq!(app.get("/api/v1/projects/p").await.expect(200)["round"]["answered_count"], 0);
 }
 
 #[tokio::test]

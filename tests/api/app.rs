@@ -47,7 +47,8 @@ pub struct App {
     /// A folder that server-side imports may read.
     pub import_root: PathBuf,
     client: reqwest::Client,
-    database: TestDatabase,
+    /// Its database, past whatever the server reaches it through.
+    pub database: TestDatabase,
     stop: CancellationToken,
     _server: AbortOnDropHandle<()>,
     _home: TempDir,
@@ -272,9 +273,9 @@ impl App {
         insert_token(&self.state.store, role, Some(projects)).await.1
     }
 
-    /// Runs SQL on the database, as no client could.
+    /// Runs SQL on the database, as no client could; past whatever the server reaches it through.
     pub async fn sql(&self, sql: &'static str) {
-        let mut connection = self.state.store.acquire().await.expect("a connection");
+        let mut connection = self.database.store().acquire().await.expect("a connection");
         sqlx::raw_sql(sql).execute(&mut *connection).await.expect("the statement runs");
     }
 

@@ -1,12 +1,9 @@
 //! What goes wrong before a handler does its work.
 
-use gleaner::store::Store;
-use gleaner::store::testing::TestDatabase;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::app::{send, spawn_app, spawn_app_on};
-use crate::proxy::Proxy;
+use crate::app::{send, spawn_app};
 
 #[tokio::test]
 async fn an_unknown_path_a_wrong_method_and_a_wrong_media_type_are_problems() {
@@ -99,21 +96,4 @@ async fn health_is_open_and_readiness_says_what_is_away() {
         .map(|check| check["name"].clone())
         .collect();
     assert_eq!(broken, ["schema"], "{ready}");
-}
-
-#[tokio::test]
-async fn a_lost_database_is_503_with_retry_after_and_a_returned_one_serves_again() {
-    let database = TestDatabase::create().await;
-    let proxy = Proxy::start(database.options()).await;
-    let store = Store::connect_with(proxy.options()).await.unwrap();
-    let app = spawn_app_on(database, store, |_| {}).await;
-    app.create_project("p").await;
-    proxy.close().await;
-    let lost = app.get("/api/v1/projects/p").await;
-    assert!(lost.headers.contains_key("retry-after"), "{lost:?}");
-    let problem = lost.expect_problem(503, "unavailable");
-    assert!(problem["detail"].as_str().unwrap().contains("nothing was changed"), "{problem}");
-    send(app.bare(Method::GET, "/readyz")).await.expect(503);
-    proxy.open().await;
-    app.get("/api/v1/projects/p").await.expect(200);
 }

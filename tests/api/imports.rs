@@ -28,6 +28,10 @@ async fn an_import_inside_the_allowed_folders_is_queued_and_reported() {
     assert_eq!(app.get("/api/v1/projects/p").await.expect(200)["state"], "importing");
     assert_eq!(app.get("/api/v1/projects/p/imports").await.expect(200)["items"][0]["id"], id);
     app.post("/api/v1/projects/p/start", json!({})).await.expect_problem(409, "conflict");
+    app.sql("update import set state = 'done', read_count = 4, added_count = 3, converted_count = 2, rejected_count = 1").await;
+    let report = app.get(&format!("/api/v1/projects/p/imports/{id}")).await.expect(200);
+    let counts = ["read_count", "added_count", "converted_count", "rejected_count", "duplicate_count"];
+    assert_eq!(counts.map(|count| report[count].as_i64().unwrap()), [4, 3, 2, 1, 0]);
 }
 
 #[tokio::test]

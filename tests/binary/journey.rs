@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gleaner::domain::event::EventKind;
 use gleaner::store::testing::TestDatabase;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::dataset::{CLASSES, write_subset};
 use crate::server::{Caller, Place, Server, free_port};
+use crate::watch::Watch;
 
 /// The states in which the server is killed.
 pub const KILLED_STATES: [&str; 5] = ["importing", "pretraining", "labeling", "training", "scoring"];
@@ -18,6 +20,9 @@ pub const KILLED_STATES: [&str; 5] = ["importing", "pretraining", "labeling", "t
 const POOL_COUNT: usize = 12_000;
 const TEST_COUNT: usize = 1_000;
 const PROJECT: &str = "survivor";
+
+/// Longest time between two looks for a task.
+const LEASE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One exported label.
 pub struct ExportedLabel {
@@ -58,10 +63,12 @@ impl Journey {
         };
         let caller = Caller::new(place.port);
         let (ended, end) = watch::channel(false);
+        let mut events = Watch::open(&database).await;
         let server = Server::start(&place).await;
-        let labeler = tokio::spawn(work(caller.clone(), answers, source.clone(), end));
+        let of_labeler = Watch::open(&database).await;
+        let labeler = tokio::spawn(work(caller.clone(), of_labeler, answers, source.clone(), end));
         let (kills, server) = kill_by_plan(&database, &place, server, plan).await;
-        await_state(&caller, PROJECT, "finished").await;
+        events.until_state("finished").await;
         ended.send(true).expect("the labeler listens");
         let accepted = labeler.await.expect("the labeler ends without a panic");
         let journey = Self::read(&caller, kills, accepted).await;
@@ -117,6 +124,7 @@ async fn read_queries(caller: &Caller, round: &Value) -> Vec<(String, Value)> {
 /// Creates the project, imports, starts, and labels whatever is handed out until the journey ends; returns the accepted labels.
 async fn work(
     caller: Caller,
+    mut events: Watch,
     answers: HashMap<String, String>,
     source: PathBuf,
     end: watch::Receiver<bool>,
@@ -127,53 +135,31 @@ async fn work(
         "batch_size": 20, "budget": 80, "look_ahead": false, "lease_seconds": 5, "seed": 11,
     });
     caller.json(Method::POST, "/projects", Some(&project)).await;
-    import_source(&caller, PROJECT, &source).await;
-    label_until(&caller, &answers, end).await
+    import_source(&caller, &mut events, PROJECT, &source).await;
+    label_until(&caller, &mut events, &answers, end).await
 }
 
 /// Imports an IDX folder, its training images without labels into the pool and its test images with theirs, and starts the project.
-pub async fn import_source(caller: &Caller, project: &str, source: &Path) {
+pub async fn import_source(caller: &Caller, events: &mut Watch, project: &str, source: &Path) {
     let base = format!("/projects/{project}");
     for (split, labels) in [("pool", "hide"), ("test", "keep")] {
         let body = json!({"source": source, "format": "idx", "split": split, "labels": labels});
         let import = caller.json(Method::POST, &format!("{base}/imports"), Some(&body)).await;
-        let path = format!("{base}/imports/{}", text(&import["id"]));
-        loop {
-            let import = caller.json(Method::GET, &path, None).await;
-            match import["state"].as_str() {
-                Some("done") => break,
-                Some("failed") => panic!("the import failed: {import}"),
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
+        let ended = events.until(EventKind::ImportEnded, "import", &text(&import["id"])).await;
+        assert_eq!(ended.payload["state"], "done", "{}", ended.payload);
     }
     // The import is done a moment before the supervisor says that the project is ready.
     while caller.call(Method::POST, &format!("{base}/start"), None).await.status() == 409 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        events.until_state("ready").await;
     }
 }
 
-/// Waits until the project is in `state`, from before it is made; panics when it failed.
-pub async fn await_state(caller: &Caller, project: &str, state: &str) {
-    let path = format!("/projects/{project}");
-    loop {
-        let answer = caller.call(Method::GET, &path, None).await;
-        if answer.status().is_success()
-            && let Ok(project) = answer.json::<Value>().await
-        {
-            assert_ne!(project["state"], "failed", "{project}");
-            if project["state"] == state {
-                return;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
+/// Labels whatever is handed out until the journey ends; returns the accepted labels.
 async fn label_until(
     caller: &Caller,
+    events: &mut Watch,
     answers: &HashMap<String, String>,
-    end: watch::Receiver<bool>,
+    mut end: watch::Receiver<bool>,
 ) -> Vec<String> {
     let mut accepted = Vec::new();
     while !*end.borrow() {
@@ -181,7 +167,12 @@ async fn label_until(
         let leases = caller.json(Method::POST, &format!("/projects/{PROJECT}/leases"), Some(&body)).await;
         let tasks = leases["tasks"].as_array().expect("tasks").clone();
         if tasks.is_empty() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::select! {
+                _ = events.next() => {}
+                // A lease that runs out frees its task without an event.
+                () = tokio::time::sleep(LEASE_LOOK_INTERVAL) => {}
+                _ = end.changed() => {}
+            }
         }
         for task in tasks {
             let item = caller.json(Method::GET, &format!("/items/{}", text(&task["item"])), None).await;
@@ -193,6 +184,7 @@ async fn label_until(
             if result["outcome"] == "accepted" {
                 accepted.push(text(&result["label"]));
             }
+            // No wait for anything but a person's pace, so that a kill finds the batch half answered.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -222,6 +214,7 @@ async fn kill_by_plan(
         assert_ne!(now, "finished", "the project finished before it was killed while {open:?}");
         let target = open.into_iter().find(|state| *state == now);
         let (Some(state), Some(work)) = (target, work.filter(|work| *work != killed_work)) else {
+            // Nobody is told when a worker takes a job, and what is to be hit may last some milliseconds only.
             tokio::time::sleep(Duration::from_millis(5)).await;
             continue;
         };

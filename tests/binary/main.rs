@@ -9,3 +9,4 @@ mod journey;
 mod kills;
 mod pages;
 mod server;
+mod watch;

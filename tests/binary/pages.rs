@@ -8,8 +8,9 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::dataset::{CLASSES, write_subset};
-use crate::journey::{await_state, import_source};
+use crate::journey::import_source;
 use crate::server::{Caller, Place, Server, TOKEN, free_port};
+use crate::watch::Watch;
 
 const PROJECT: &str = "desk";
 
@@ -33,8 +34,9 @@ async fn the_pages_work_in_a_browser() {
         "batch_size": 150, "budget": 600, "seed": 3, "guidelines": "Choose the class of the *main* garment.",
     });
     caller.json(Method::POST, "/projects", Some(&project)).await;
-    import_source(&caller, PROJECT, &source).await;
-    await_state(&caller, PROJECT, "labeling").await;
+    let mut events = Watch::open(&database).await;
+    import_source(&caller, &mut events, PROJECT, &source).await;
+    events.until_state("labeling").await;
 
     let address = format!("http://127.0.0.1:{}", place.port);
     let status = tokio::task::spawn_blocking(move || {

@@ -66,6 +66,7 @@ impl Server {
             if client.get(&address).send().await.is_ok_and(|answer| answer.status().is_success()) {
                 return server;
             }
+            // A server that isn't up yet tells nobody anything.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("the server isn't ready after 30 seconds");
@@ -113,6 +114,7 @@ impl Caller {
             }
             match request.send().await {
                 Ok(answer) if answer.status().as_u16() != 503 => return answer,
+                // Killed, not up again yet, or without its database: only asking again tells.
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }

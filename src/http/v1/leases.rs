@@ -173,14 +173,7 @@ pub async fn renew_leases(
     Path(project): Path<String>,
     post: Post<ChosenLeases>,
 ) -> Result<Response, ApiError> {
-    let mut work = match post.call.begin(&app, caller.token).await? {
-        Begun::Replay(replay) => return Ok(replay.into_response()),
-        Begun::Work(work) => work,
-    };
-    let row = find_project(work.connection(), &caller, &project).await?;
-    let count =
-        labeling::renew_leases(work.connection(), &row, caller.token, post.body.tasks.as_deref()).await?;
-    work.finish(StatusCode::OK, &ChangedLeases { count }).await
+    change_leases(&app, &caller, &project, post, Change::Renew).await
 }
 
 /// Gives leases of the caller back, so that others get their tasks at once.
@@ -201,12 +194,32 @@ pub async fn release_leases(
     Path(project): Path<String>,
     post: Post<ChosenLeases>,
 ) -> Result<Response, ApiError> {
-    let mut work = match post.call.begin(&app, caller.token).await? {
+    change_leases(&app, &caller, &project, post, Change::Release).await
+}
+
+/// What the caller does with leases it holds.
+#[derive(Clone, Copy)]
+enum Change {
+    Renew,
+    Release,
+}
+
+async fn change_leases(
+    app: &AppState,
+    caller: &Labeler,
+    project: &str,
+    post: Post<ChosenLeases>,
+    change: Change,
+) -> Result<Response, ApiError> {
+    let mut work = match post.call.begin(app, caller.token).await? {
         Begun::Replay(replay) => return Ok(replay.into_response()),
         Begun::Work(work) => work,
     };
-    let row = find_project(work.connection(), &caller, &project).await?;
-    let count =
-        labeling::release_leases(work.connection(), &row, caller.token, post.body.tasks.as_deref()).await?;
+    let row = find_project(work.connection(), caller, project).await?;
+    let (connection, tasks) = (work.connection(), post.body.tasks.as_deref());
+    let count = match change {
+        Change::Renew => labeling::renew_leases(connection, &row, caller.token, tasks).await?,
+        Change::Release => labeling::release_leases(connection, &row, caller.token, tasks).await?,
+    };
     work.finish(StatusCode::OK, &ChangedLeases { count }).await
 }

@@ -96,7 +96,10 @@ pub async fn upload_images(
             Ok(response)
         }
         Err(error) => {
-            remove(&app, &key).await;
+            // A commit whose answer was lost may have queued the import, which then needs its file.
+            if error.kind() != ProblemKind::Unavailable {
+                remove(&app, &key).await;
+            }
             Err(error)
         }
     }

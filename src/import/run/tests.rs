@@ -142,7 +142,7 @@ fn good_images_are_packed_and_every_bad_one_is_listed_with_its_reason() {
             ("train/dog%2Fwolf/2-empty.png", "the file is empty (0 bytes)"),
             ("train/dog%2Fwolf/3-cut.png", "the PNG file is truncated: it ends before the image does"),
             ("train/dog%2Fwolf/4.txt", "not an image in a supported format (JPEG, PNG, GIF, BMP or WebP)"),
-            ("train/fox/1.png", "'fox' is no class of the project"),
+            ("train/fox/1.png", "'fox' is no class of the project; add it, or import without labels"),
         ]
     );
     assert_eq!(sink.last_progress, (10, Some(10)));
@@ -230,6 +230,98 @@ fn raw_pixels_are_kept_as_png_and_numbers_beyond_the_classes_are_rejected() {
     assert_eq!((row.name.as_str(), row.class), ("train/00001", Some(ClassIndex(1))));
     assert_eq!(&decode(original, &DecodeLimits::default()).unwrap().pixels, pixels);
     assert_eq!(row.hash, ContentHash::of_pixels(8, 8, 1, pixels));
+}
+
+#[test]
+fn a_source_that_names_its_numbers_is_taken_by_the_names_and_unknown_ones_are_rejected() {
+    let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // CIFAR records of classes 0 to 3; the source names three, the project has two of them in another order.
+    let records = (0..4u8).flat_map(|class| [vec![class], vec![class; 3072]].concat()).collect::<Vec<_>>();
+    write(folder.path(), "data_batch_1.bin", &records);
+    write(folder.path(), "batches.meta.txt", b"dog/wolf\nfox\ncat\n");
+    let options = options(scratch.path());
+    let mut sink = sink(&options);
+    import(folder.path(), &options, &mut sink).unwrap();
+    let classes: Vec<_> = sink.rows.iter().map(|(row, ..)| (row.name.as_str(), row.class)).collect();
+    let (cat, dog) = (Some(ClassIndex(0)), Some(ClassIndex(1)));
+    assert_eq!(classes, [("data_batch_1/00000", dog), ("data_batch_1/00002", cat)]);
+    let reasons: Vec<_> = sink.rejected.iter().map(|rejection| rejection.reason.as_str()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "'fox' is no class of the project; add it, or import without labels",
+            "class number 3 has no name: the source names 3 classes",
+        ]
+    );
+}
+
+/// What a newcomer's disk holds: folders in folders, capital extensions, what systems leave behind, links, names of any alphabet.
+fn newcomers_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut archive = zip::ZipWriter::new(Cursor::new(vec![]));
+    archive.start_file("cat/9.png", zip::write::SimpleFileOptions::default()).unwrap();
+    archive.write_all(&png(9)).unwrap();
+    for (name, bytes) in [
+        ("pile/cat/1.PNG", png(1)),
+        ("pile/cat/outdoors/2024/2.Png", png(2)),
+        ("pile/cat/no-extension", png(3)),
+        ("pile/cat/really-a-png.jpg", png(4)),
+        ("pile/cat/.hidden.png", png(5)),
+        ("pile/cat/.DS_Store", b"x".to_vec()),
+        ("pile/cat/Thumbs.db", b"x".to_vec()),
+        ("pile/cat/more.zip", archive.finish().unwrap().into_inner()),
+        // A Mac's é: an e and an accent.
+        ("pile/cafe\u{301}/\u{732b}.png", png(6)),
+        ("pile/README.txt", b"about this pile".to_vec()),
+        ("pile/.git/objects/1.png", png(7)),
+        ("__MACOSX/pile/cat/._1.PNG", b"x".to_vec()),
+    ] {
+        write(folder.path(), name, &bytes);
+    }
+    std::os::unix::fs::symlink("1.PNG", folder.path().join("pile/cat/link.png")).unwrap();
+    folder
+}
+
+#[test]
+fn what_a_newcomers_disk_holds_is_read_or_named() {
+    let (folder, scratch) = (newcomers_folder(), tempfile::tempdir().unwrap());
+    let options =
+        Options { classes: ["cat", "caf\u{e9}"].map(str::to_owned).to_vec(), ..options(scratch.path()) };
+    let mut kept = sink(&options);
+    import(folder.path(), &options, &mut kept).unwrap();
+    let (cat, cafe) = (Some(ClassIndex(0)), Some(ClassIndex(1)));
+    let rows: Vec<_> = kept.rows.iter().map(|(row, ..)| (row.name.as_str(), row.class)).collect();
+    assert_eq!(
+        rows,
+        [
+            ("pile/cafe\u{301}/\u{732b}.png", cafe),
+            ("pile/cat/1.PNG", cat),
+            ("pile/cat/no-extension", cat),
+            ("pile/cat/outdoors/2024/2.Png", cat),
+            ("pile/cat/really-a-png.jpg", cat),
+        ]
+    );
+    let rejected: Vec<_> =
+        kept.rejected.iter().map(|rejection| (rejection.name.as_str(), rejection.reason.as_str())).collect();
+    assert_eq!(
+        rejected,
+        [
+            ("pile/README.txt", "not an image in a supported format (JPEG, PNG, GIF, BMP or WebP)"),
+            ("pile/cat/link.png", "a symbolic link; links are not followed"),
+            (
+                "pile/cat/more.zip",
+                "an archive inside the source isn't opened; unpack it or import it by itself"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_source_without_files_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), ".hidden.png", &png(1));
+    let error = open(folder.path(), ImportFormat::Auto).err().unwrap().to_string();
+    assert!(error.contains("holds no files; hidden files"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,150 @@
+//! Imports into a real database and object store, without an engine: what the report counts, and what a lost connection may cost.
+
+use std::path::Path;
+
+use image::{DynamicImage, GrayImage, Luma};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::blob::Blob;
+use crate::domain::ids::ImportId;
+use crate::domain::import::{ImportFormat, LabelRule, SplitRule};
+use crate::domain::job::JobKind;
+use crate::events::Events;
+use crate::rounds::{SupervisorWake, control};
+use crate::store::Store;
+use crate::store::import::NewImport;
+use crate::store::testing::{Gate, TestDatabase};
+
+/// A workshop that reaches its database through a gate; nothing else does.
+struct House {
+    database: TestDatabase,
+    gate: Gate,
+    folder: TempDir,
+    project: ProjectRow,
+    workshop: Workshop,
+    stop: CancellationToken,
+}
+
+impl House {
+    async fn new() -> Self {
+        let database = TestDatabase::create().await;
+        let gate = Gate::start(database.options()).await;
+        let folder = tempfile::tempdir().unwrap();
+        let project = database.create_project("p", &["dark", "light"]).await;
+        let url = format!("file://{}/blobs", folder.path().display());
+        let blob = Blob::open(&url, &folder.path().join("cache")).await.unwrap();
+        let stop = CancellationToken::new();
+        let events = Events::start(database.store().clone(), stop.clone()).await.unwrap();
+        let store = Store::connect_with(gate.options()).await.unwrap();
+        let workshop = Workshop::new(store, blob, None, events, SupervisorWake::new(), folder.path());
+        Self { database, gate, folder, project, workshop, stop }
+    }
+
+    async fn queue(&self, source: &Path) -> ImportId {
+        let new = NewImport {
+            id: ImportId::generate(),
+            source: source.display().to_string(),
+            uploaded: false,
+            format: ImportFormat::Auto,
+            split: SplitRule::Auto,
+            labels: LabelRule::Hide,
+        };
+        let mut transaction = self.database.store().begin().await.unwrap();
+        store::import::insert(&mut transaction, self.project.id, &new).await.unwrap();
+        control::queue_import(&mut transaction, &self.project, new.id).await.unwrap();
+        transaction.commit().await.unwrap();
+        new.id
+    }
+
+    /// Hands out the one import that waits and performs this attempt of it.
+    async fn attempt(&self) {
+        let row = self.workshop.claim(&[JobKind::Import]).await.unwrap().expect("an import waits");
+        self.workshop.perform(row, &self.stop).await;
+    }
+
+    async fn report(&self, id: ImportId) -> ImportRow {
+        let mut connection = self.database.store().acquire().await.unwrap();
+        store::import::find(&mut connection, id).await.unwrap().expect("the import's row")
+    }
+
+    /// Whether the files of every segment that the database names are in the object store.
+    async fn has_all_files(&self) -> bool {
+        let mut connection = self.database.store().acquire().await.unwrap();
+        let segments: Vec<SegmentId> =
+            sqlx::query_scalar("select id from segment").fetch_all(&mut *connection).await.unwrap();
+        let mut has_all = true;
+        for id in segments {
+            for key in [pack_key(self.project.id, id), tensor_key(self.project.id, id)] {
+                has_all &= self.workshop.blob.exists(&key).await.unwrap();
+            }
+        }
+        has_all
+    }
+}
+
+/// `count` grey images, no two alike.
+fn draw_grey(folder: &Path, count: u8) {
+    std::fs::create_dir_all(folder).unwrap();
+    for number in 0..count {
+        GrayImage::from_pixel(8, 8, Luma([number])).save(folder.join(format!("{number:03}.png"))).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_report_says_how_many_images_were_converted_to_the_projects_channels() {
+    let house = House::new().await;
+    let images = house.folder.path().join("images");
+    draw_grey(&images, 3);
+    let colour = DynamicImage::ImageLuma8(GrayImage::from_pixel(8, 8, Luma([200])));
+    colour.to_rgb8().save(images.join("rgb.png")).unwrap();
+    colour.to_luma_alpha8().save(images.join("grey-alpha.png")).unwrap();
+    let id = house.queue(&images).await;
+    house.attempt().await;
+    let report = house.report(id).await;
+    assert_eq!(report.state, ImportState::Done, "{report:?}");
+    assert_eq!((report.added_count, report.converted_count), (5, 2), "{report:?}");
+    let again = house.queue(&images).await;
+    house.attempt().await;
+    let report = house.report(again).await;
+    assert_eq!((report.duplicate_count, report.converted_count), (5, 0), "what isn't added isn't converted");
+}
+
+#[tokio::test]
+async fn a_segment_whose_commit_nobody_answered_keeps_its_files_and_is_not_read_again() {
+    let house = House::new().await;
+    let images = house.folder.path().join("images");
+    draw_grey(&images, 5);
+    let id = house.queue(&images).await;
+    house.gate.lose_next_commit();
+    house.attempt().await;
+    assert!(!house.gate.is_losing_commit());
+    let report = house.report(id).await;
+    assert_eq!((report.state, report.read_count, report.added_count), (ImportState::Running, 5, 5));
+    assert!(house.has_all_files().await);
+    house.attempt().await;
+    let report = house.report(id).await;
+    assert_eq!((report.state, report.added_count), (ImportState::Done, 5));
+    assert_eq!((report.duplicate_count, report.rejected_count), (0, 0), "{report:?}");
+    assert!(house.has_all_files().await);
+}
+
+#[tokio::test]
+async fn an_import_without_its_database_fails_nothing_and_begins_again_when_it_is_back() {
+    let house = House::new().await;
+    let images = house.folder.path().join("images");
+    draw_grey(&images, 5);
+    let id = house.queue(&images).await;
+    let row = house.workshop.claim(&[JobKind::Import]).await.unwrap().expect("an import waits");
+    house.gate.close().await;
+    house.workshop.perform(row, &house.stop).await;
+    // As if the outage had lasted longer than the lease.
+    let mut connection = house.database.store().acquire().await.unwrap();
+    let lapsed = "update job set expires_at = expires_at - interval '1 minute' where state = 'running'";
+    assert_eq!(sqlx::query(lapsed).execute(&mut *connection).await.unwrap().rows_affected(), 1);
+    house.gate.open().await;
+    house.attempt().await;
+    let report = house.report(id).await;
+    assert_eq!((report.state, report.added_count, report.rejected_count), (ImportState::Done, 5, 0));
+}

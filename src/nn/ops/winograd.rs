@@ -28,12 +28,10 @@ const POINTS: usize = PATCH * PATCH;
 pub const BLOCK: usize = 64;
 
 /// Fewest channels for which the transforms pay.
-const CHANNELS_MIN: usize = 32;
+const CHANNELS_MIN: usize = 16;
 
-/// Fewest channels for which the transforms pay in the weight's gradient.
-const WEIGHT_CHANNELS_MIN: usize = 16;
-
-/// Largest weight whose transform, four times as large, still pays to be streamed.
+/// Largest weight whose transform, four times as large, still pays to be streamed for the few tiles of a span. The
+/// weight's gradient streams no weight and has no such limit.
 const WEIGHT_PAIRS_MAX: usize = 256 * 256;
 
 /// A convolution's place in Winograd form: layouts and tiles.
@@ -48,16 +46,13 @@ pub struct Winograd {
 impl Winograd {
     /// Whether a convolution is one that this form serves, and faster than the direct sum.
     pub fn pays(geometry: &Geometry) -> bool {
-        let (inputs, outputs) = (geometry.in_channels, geometry.out_channels);
-        (geometry.kernel, geometry.stride, geometry.padding) == (3, 1, 1)
-            && inputs.min(outputs) >= CHANNELS_MIN
-            && inputs * outputs <= WEIGHT_PAIRS_MAX
+        Self::pays_for_weight(geometry) && geometry.in_channels * geometry.out_channels <= WEIGHT_PAIRS_MAX
     }
 
     /// Whether the gradient of a convolution's weight is faster in this form than as a direct sum.
     pub fn pays_for_weight(geometry: &Geometry) -> bool {
         (geometry.kernel, geometry.stride, geometry.padding) == (3, 1, 1)
-            && geometry.in_channels.min(geometry.out_channels) >= WEIGHT_CHANNELS_MIN
+            && geometry.in_channels.min(geometry.out_channels) >= CHANNELS_MIN
     }
 
     /// The form of a 3 × 3 convolution with stride 1 and padding 1, from `input` images to `output` images.

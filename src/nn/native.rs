@@ -13,6 +13,7 @@ mod forward;
 mod part;
 mod plan;
 mod tape;
+mod weight_sum;
 mod weights;
 
 use std::sync::{Mutex, PoisonError};

@@ -12,6 +12,7 @@ pub mod batch_norm;
 pub mod buffers;
 pub mod convolution;
 pub mod geometry;
+mod gradient_tile;
 pub mod kernel;
 pub mod linear;
 mod microkernel;

@@ -2,8 +2,7 @@
 //!
 //! It mirrors the forward pass: a batch norm's gradient needs sums over the whole batch, so each pass takes its part of
 //! the batch through "gradient of the convolution's output, of the weight, of the input, gate by the ReLU, sum for the
-//! norms before" on one thread. Small weights have a partial sum a part; large ones are summed column by column after
-//! the pass. Both are combined in a fixed order.
+//! norms before" on one thread. Weights' gradients are summed on the way or after the pass (`weight_sum`).
 
 use rayon::prelude::*;
 
@@ -12,20 +11,14 @@ use crate::nn::ops::batch_norm::{GradientLine, GradientSums};
 use crate::nn::ops::buffers::AlignedBuffer;
 use crate::nn::ops::geometry::split_evenly;
 use crate::nn::ops::pooling;
-use crate::nn::ops::weight_gradient::{OutputGradient, Part, add_weight_gradient};
 
 use super::batch::{Batch, Span, split, split_mut};
 use super::forward::{Origin, Place, activation_at, block_inputs};
 use super::part::{Gate, PartJob, Sums, UnitJob};
 use super::plan::{NetworkPlan, UnitPlan};
 use super::tape::{GradientScratch, Tape};
+use super::weight_sum::{add_partials, partial_len, sum_regions};
 use super::weights::GradientWeights;
-
-/// Weights up to this length get one partial sum a part of the batch; a core's cache holds that much.
-const PARTIAL_LEN_MAX: usize = 200_000;
-
-/// Columns of a large weight that are summed together.
-const COLUMN_SPAN: usize = 32;
 
 /// Runs the backward pass; `gradient` is that of the features, `[N, D]`. Gives the gradient of the flat values.
 pub(super) fn backward(
@@ -167,7 +160,11 @@ impl Backward<'_> {
         // Only now may the large weights use the scratch that held the small ones' partial sums.
         for (position, (unit, _)) in step.units.iter().enumerate() {
             if partial_len(unit) == 0 {
-                self.sum_columns(step.input, unit, workspace.gradients[position], workspace.partial);
+                let count = self.batch.image_count;
+                let input = &activation_at(self.tape, step.input)[..count * unit.input.image_len()];
+                let gradient = &workspace.gradients[position][..count * unit.gradient.image_len()];
+                let target = &mut self.flat[unit.weight.clone()];
+                sum_regions(self.kernel, unit, input, gradient, workspace.partial, target);
             }
         }
     }
@@ -175,9 +172,10 @@ impl Backward<'_> {
     fn add_all_partials(&mut self, step: &Step<'_>, partials: &[f32]) {
         let mut first = 0;
         for (unit, _) in &step.units {
-            if partial_len(unit) > 0 {
-                self.add_partials(unit, &partials[first..]);
-                first += partial_len(unit) * self.parts.len();
+            let len = partial_len(unit) * self.parts.len();
+            if len > 0 {
+                add_partials(&partials[first..first + len], &mut self.flat[unit.weight.clone()]);
+                first += len;
             }
         }
     }
@@ -288,45 +286,4 @@ impl Backward<'_> {
             .map(|(sums, norm)| GradientLine::new(sums, count, gamma, &norm.mean, &norm.inverse_deviation))
             .collect()
     }
-
-    /// Adds the parts' sums of a small weight, in their order.
-    fn add_partials(&mut self, unit: &UnitPlan, partials: &[f32]) {
-        let len = partial_len(unit);
-        let partials = &partials[..len * self.parts.len()];
-        self.flat[unit.weight.clone()].par_chunks_mut(4096).enumerate().for_each(|(chunk, sum)| {
-            for partial in partials.chunks_exact(len) {
-                for (sum, value) in sum.iter_mut().zip(&partial[chunk * 4096..]) {
-                    *sum += value;
-                }
-            }
-        });
-    }
-
-    /// Sums a large weight's gradient over the whole batch, some columns at a time.
-    fn sum_columns(&mut self, input: Place, unit: &UnitPlan, gradient: &[f32], scratch: &mut AlignedBuffer) {
-        let (kernel, count) = (self.kernel, self.batch.image_count);
-        let (depth, width) = (unit.geometry.depth(), unit.channels());
-        let input = &activation_at(self.tape, input)[..count * unit.input.image_len()];
-        let gradient = OutputGradient { images: &gradient[..count * unit.gradient.image_len()], width };
-        scratch.reserve_len(unit.geometry.weight_len());
-        let sums = scratch[..unit.geometry.weight_len()].par_chunks_mut(depth * COLUMN_SPAN);
-        sums.enumerate().for_each(|(span, sum)| {
-            let first = span * COLUMN_SPAN;
-            let part = Part { depths: 0..depth, columns: first..(first + COLUMN_SPAN).min(width) };
-            sum.fill(0.0);
-            add_weight_gradient(kernel, input, &unit.weight_window, gradient, &part, sum);
-        });
-        let sums = &scratch[..unit.geometry.weight_len()];
-        self.flat[unit.weight.clone()].par_chunks_mut(width).enumerate().for_each(|(row, target)| {
-            for (columns, sum) in target.chunks_mut(COLUMN_SPAN).zip(sums.chunks(depth * COLUMN_SPAN)) {
-                columns.copy_from_slice(&sum[row * columns.len()..][..columns.len()]);
-            }
-        });
-    }
-}
-
-/// Length of each part's partial sum of a weight's gradient; 0 for one that is summed by columns.
-fn partial_len(unit: &UnitPlan) -> usize {
-    let len = unit.geometry.weight_len();
-    if len <= PARTIAL_LEN_MAX { len } else { 0 }
 }

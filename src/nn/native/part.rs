@@ -9,9 +9,10 @@ use crate::nn::ops::Kernel;
 use crate::nn::ops::batch_norm::{GradientLine, GradientSums, apply_gradient, gate_and_sum};
 use crate::nn::ops::convolution::Residual;
 use crate::nn::ops::geometry::Layout;
-use crate::nn::ops::weight_gradient::{OutputGradient, Part, add_weight_gradient};
+use crate::nn::ops::winograd::ChannelPart;
 
 use super::plan::UnitPlan;
+use super::weight_sum::add_weight_gradient;
 use super::weights::GradientWeights;
 
 /// The sums of the norms that made an activation.
@@ -125,9 +126,8 @@ impl PartJob<'_> {
         apply_gradient(kernel, gated, convolved, job.line, unit.gradient, gradient);
         if !job.partial.is_empty() {
             let input = images(self.input, unit.input, span);
-            let part = Part { depths: 0..unit.geometry.depth(), columns: 0..unit.channels() };
-            let output = OutputGradient { images: gradient, width: unit.channels() };
-            add_weight_gradient(kernel, input, &unit.weight_window, output, &part, job.partial);
+            let all = ChannelPart { inputs: 0..unit.geometry.in_channels, outputs: 0..unit.channels() };
+            add_weight_gradient(kernel, unit, input, gradient, &all, job.partial);
         }
         let Some(target) = &mut self.target else {
             return;

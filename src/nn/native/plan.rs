@@ -29,8 +29,9 @@ pub(super) enum Route {
 }
 
 impl Route {
-    fn new(geometry: &Geometry, input: Layout, output: Layout) -> Self {
-        if Winograd::pays(geometry) {
+    /// In Winograd's form where that `pays`.
+    fn new(geometry: &Geometry, input: Layout, output: Layout, pays: bool) -> Self {
+        if pays {
             Self::Winograd(Winograd::new(geometry, input, output))
         } else {
             Self::Direct(geometry.forward_window(input, output))
@@ -55,7 +56,7 @@ pub(super) struct UnitPlan {
     /// From the input to the activation: inference, with the norm folded into the weight.
     pub folded: Route,
     /// From the input to the gradient's layout: the gradient of the weight.
-    pub weight_window: Window,
+    pub weight_gradient: Route,
     /// From the gradient to the dense gradient of the input, as a direct sum.
     pub classes: Vec<GradientClass>,
     /// The same in Winograd's form, where that pays.
@@ -93,9 +94,9 @@ impl UnitPlan {
             input,
             activation,
             gradient,
-            forward: Route::new(&geometry, input, geometry.output()),
-            folded: Route::new(&geometry, input, activation),
-            weight_window: geometry.forward_window(input, gradient),
+            forward: Route::new(&geometry, input, geometry.output(), winograd),
+            folded: Route::new(&geometry, input, activation, winograd),
+            weight_gradient: Route::new(&geometry, input, gradient, Winograd::pays_for_weight(&geometry)),
             classes: geometry.gradient_classes(gradient, geometry.input()),
             backward: winograd.then(|| Winograd::new(&reversed, gradient, geometry.input())),
             span_len: if winograd { WINOGRAD_SPAN_PIXELS } else { SPAN_PIXELS }

@@ -10,14 +10,12 @@ use std::ops::Range;
 use super::Kernel;
 use super::buffers::AlignedBuffer;
 use super::geometry::Window;
+use super::gradient_tile::{GradientTile, compute_gradient_tile};
 use super::pack::{Panel, panels};
 use super::simd::{Simd, Task, run};
 
 /// Pixels of a block: a panel of them stays in the first-level cache.
 const BLOCK: usize = 256;
-
-/// The tallest tile.
-const MAX_HEIGHT: usize = 12;
 
 thread_local! {
     static PACKED: RefCell<AlignedBuffer> = RefCell::default();
@@ -155,75 +153,13 @@ impl AddWeightGradient<'_> {
                         let width = self.columns.len();
                         let row = (from - self.depths.start) * width + panel.column;
                         let sum = self.sum.as_mut_ptr().add(row);
-                        let tile = Tile { source, gathers, gradient, sum, width, columns: panel.columns };
-                        add_tile::<S>(tile, to - from, panel.vectors);
+                        let columns = panel.columns;
+                        let tile =
+                            GradientTile { source, gathers, gradient, sum, width, columns, keep: true };
+                        compute_gradient_tile::<S>(tile, to - from, panel.vectors);
                     }
                 }
                 depth += run.len;
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Tile<'a> {
-    source: *const f32,
-    gathers: &'a [usize],
-    gradient: *const f32,
-    sum: *mut f32,
-    width: usize,
-    columns: usize,
-}
-
-/// # Safety
-/// The instruction set is enabled; `source` can be read at each gather for `height` floats; `gradient` holds one row of
-/// `vectors · LANES` floats a gather; `sum` holds `height` rows of `columns` floats, `width` apart.
-#[inline(always)]
-unsafe fn add_tile<S: Simd>(tile: Tile<'_>, height: usize, vectors: usize) {
-    debug_assert!(height <= MAX_HEIGHT);
-    macro_rules! by_height {
-        ($vectors:literal: $($height:literal)*) => {
-            match height {
-                // SAFETY: passed on.
-                $($height => unsafe { add_pixels::<S, $height, $vectors>(tile) },)*
-                _ => debug_assert_eq!(height, 0),
-            }
-        };
-    }
-    match (vectors, S::ROWS) {
-        (1, 12) => by_height!(1: 1 2 3 4 5 6 7 8 9 10 11 12),
-        (_, 12) => by_height!(2: 1 2 3 4 5 6 7 8 9 10 11 12),
-        (1, _) => by_height!(1: 1 2 3 4 5 6),
-        _ => by_height!(2: 1 2 3 4 5 6),
-    }
-}
-
-#[inline(always)]
-unsafe fn add_pixels<S: Simd, const R: usize, const V: usize>(tile: Tile<'_>) {
-    // SAFETY: the contract of `add_tile`.
-    unsafe {
-        let mut sums = [[S::zero(); V]; R];
-        let mut gradient = tile.gradient;
-        for gather in tile.gathers {
-            let source = tile.source.add(*gather);
-            let mut panel = [S::zero(); V];
-            for vector in 0..V {
-                panel[vector] = S::load(gradient.add(vector * S::LANES));
-            }
-            gradient = gradient.add(V * S::LANES);
-            for row in 0..R {
-                let value = S::splat(*source.add(row));
-                for vector in 0..V {
-                    sums[row][vector] = S::mul_add(value, panel[vector], sums[row][vector]);
-                }
-            }
-        }
-        for row in 0..R {
-            for vector in 0..V {
-                let column = vector * S::LANES;
-                let count = tile.columns - column;
-                let to = tile.sum.add(row * tile.width + column);
-                S::store_up_to(to, S::add(S::load_up_to(to, count), sums[row][vector]), count);
             }
         }
     }

@@ -146,7 +146,7 @@ impl Engine {
         let device = device::open(config.device)?;
         tracing::info!(
             device.kind = device::name(&device),
-            device.kernel = crate::nn::backbone::kernel_name(&device),
+            device.kernel = crate::nn::device::kernel_name(&device),
             threads.count = ops::thread_count(),
             "engine started"
         );

@@ -17,6 +17,9 @@ pub use crate::store::event::EventRow;
 pub use hub::Events;
 pub use subscription::Subscription;
 
+/// Events numbered in one statement, and read in one.
+const PAGE_COUNT: i64 = 500;
+
 /// Appends one event; it exists when the caller's transaction commits, and has its number soon after.
 pub async fn append(
     connection: &mut PgConnection,

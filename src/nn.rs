@@ -7,6 +7,7 @@
 pub mod backbone;
 pub mod candle_backbone;
 pub mod checkpoint;
+pub mod device;
 pub mod graph;
 pub mod head;
 pub mod initialize;

@@ -7,6 +7,7 @@
 mod batch;
 pub mod control;
 mod counts;
+mod error;
 mod moves;
 mod prepare;
 pub mod request;
@@ -14,10 +15,12 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 mod tick;
+mod votes;
 
 pub use counts::{RoundCounts, SupervisorWake};
+pub use error::TickError;
 pub use supervisor::{JobWake, Supervisor};
-pub use tick::{TickError, TickOutcome, tick};
+pub use tick::{TickOutcome, tick};
 
 /// Subject of the jobs of a round: its training, and the selection of its batch.
 #[must_use]

@@ -8,7 +8,7 @@ use super::house::{Entry, open_store};
 use crate::blob::Blob;
 use crate::config::Config;
 use crate::engine::device;
-use crate::nn::backbone::kernel_name;
+use crate::nn::device::kernel_name;
 use crate::store::migrate::program_version;
 
 /// Checks everything, prints a line each, and fails when one is not well.

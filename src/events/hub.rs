@@ -10,6 +10,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::PAGE_COUNT;
 use super::subscription::Subscription;
 use crate::domain::ids::ProjectId;
 use crate::store::event::{self, EventListener, EventRow, RelayConnection};
@@ -23,9 +24,6 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest time between two looks of the listener, should a notice be lost.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Events numbered in one statement, and read in one.
-pub(super) const PAGE_COUNT: i64 = 500;
 
 /// Events that a slow subscription may lag behind before it must read from the database again.
 const BROADCAST_COUNT: usize = 1024;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use super::hub::PAGE_COUNT;
+use super::PAGE_COUNT;
 use crate::domain::ids::ProjectId;
 use crate::store::event::{self, EventRow};
 use crate::store::{Store, StoreError};

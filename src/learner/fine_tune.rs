@@ -13,8 +13,8 @@ use super::{CheckpointSink, LabeledItem, LearnerError, Result, StepHook, check_l
 use crate::domain::content_hash::ContentHash;
 use crate::domain::seed::StreamKey;
 use crate::domain::settings::ProjectSettings;
-use crate::nn::backbone;
 use crate::nn::checkpoint::{Checkpoint, Manifest, ModelKind};
+use crate::nn::device::{backbone_for, kernel_name};
 use crate::nn::graph::Representation;
 use crate::nn::initialize::initialize_head;
 use crate::nn::optimizer::Rule;
@@ -65,7 +65,7 @@ pub fn fine_tune(
     let items = labeled.iter().map(|item| (pool.hash(item.index), item.class.0));
     let representation = Representation::Features;
     let fresh = initial_model(device, pretext, representation, settings, round, class_count, items)?;
-    let network = backbone::for_device(device, fresh.architecture());
+    let network = backbone_for(device, fresh.architecture());
     let classes: HashMap<usize, u32> =
         labeled.iter().map(|item| (item.index, u32::from(item.class.0))).collect();
     let plan_epoch = |epoch: u32| plan_epoch(pool, classes.keys().copied(), settings.seed, round, epoch);
@@ -136,7 +136,7 @@ pub(super) fn initial_model<'h>(
         seed: settings.seed,
         item_count: items.len() as u64,
         run: run_digest(&described, items.into_iter()),
-        kernel: backbone::kernel_name(device).to_owned(),
+        kernel: kernel_name(device).to_owned(),
         thread_count: ops::thread_count(),
         epochs: Vec::new(),
         ..pretext.manifest.clone()

@@ -10,8 +10,8 @@ use candle_core::Device;
 use super::training::batch_tensor;
 use super::{LearnerError, Result, StepHook, check};
 use crate::nn::NnError;
-use crate::nn::backbone;
 use crate::nn::checkpoint::{Checkpoint, ModelKind};
+use crate::nn::device::backbone_for;
 use crate::nn::graph::Representation;
 use crate::vision::{BatchLoader, Pool, Sample};
 
@@ -42,7 +42,7 @@ pub(super) fn for_each_row(
         let (found, expected) = (pool.shape(), model.manifest.image);
         return Err(LearnerError::Model(format!("it sees images of {expected:?}, these are {found:?}")));
     }
-    let network = backbone::for_device(device, model.architecture());
+    let network = backbone_for(device, model.architecture());
     let loader = BatchLoader::new(pool, &model.manifest.normalization);
     let total = samples.len().div_ceil(BATCH_SIZE) as u64;
     let mut done = 0;

@@ -9,8 +9,8 @@ use super::training::{Recipe, SAVE_INTERVAL, Training, run_digest, starting_poin
 use super::{CheckpointSink, LearnerError, Result, StepHook};
 use crate::domain::seed::StreamKey;
 use crate::domain::settings::ProjectSettings;
-use crate::nn::backbone;
 use crate::nn::checkpoint::{Checkpoint, FORMAT, Manifest, ModelKind};
+use crate::nn::device::{backbone_for, kernel_name};
 use crate::nn::graph::{Architecture, Representation};
 use crate::nn::initialize::{initial_backbone, initialize_head};
 use crate::nn::optimizer::Rule;
@@ -45,7 +45,7 @@ pub fn pretrain(
     }
     let task = pretext::for_settings(&settings.pretext);
     let fresh = initial_checkpoint(device, pool, settings, task.answer_count());
-    let network = backbone::for_device(device, fresh.architecture());
+    let network = backbone_for(device, fresh.architecture());
     let seed = settings.seed;
     let plan_epoch = |epoch: u32| {
         let key = StreamKey::new(seed, "pretrain.order").with_number(u64::from(epoch));
@@ -95,7 +95,7 @@ fn initial_checkpoint(
         seed,
         item_count: pool.len() as u64,
         run: run_digest(&described, (0..pool.len()).map(|index| (pool.hash(index), 0))),
-        kernel: backbone::kernel_name(device).to_owned(),
+        kernel: kernel_name(device).to_owned(),
         thread_count: ops::thread_count(),
         epochs: Vec::new(),
     };

@@ -7,8 +7,8 @@ use super::tables::{EmbeddingTable, ScoreRow, ScoreTable};
 use super::{LearnerError, Result, StepHook, check};
 use crate::domain::content_hash::ContentHash;
 use crate::nn::NnError;
-use crate::nn::backbone;
 use crate::nn::checkpoint::{Checkpoint, ModelKind};
+use crate::nn::device::backbone_for;
 use crate::nn::{head, loss::softmax};
 use crate::vision::{Pool, Sample, View};
 
@@ -86,7 +86,7 @@ pub fn predict(device: &Device, model: &Checkpoint, images: &[Vec<u8>]) -> Resul
     let (size, channels) = (shape.size as usize, shape.channels as usize);
     let input =
         Tensor::from_vec(input, (images.len(), size, size, channels), device).map_err(NnError::from)?;
-    let network = backbone::for_device(device, model.architecture());
+    let network = backbone_for(device, model.architecture());
     let described = network.represent(&model.backbone, &input, model.manifest.representation)?;
     let described = described.flatten_all().and_then(|d| d.to_vec1::<f32>()).map_err(NnError::from)?;
     let mut logits = head::logits_of(&described, &model.head).map_err(NnError::from)?;

@@ -4,14 +4,11 @@
 //! the native kernels (CPU). Implementations hold no weights: the store is an argument, so a copy can train while the published one
 //! predicts. Batch statistics are returned, never written inside a forward pass. Called by the thread that owns the work.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use super::Result;
-use super::candle_backbone::CandleBackbone;
 use super::graph::{Architecture, Representation};
-use super::native::NativeBackbone;
-use super::ops;
-use super::parameters::ParameterStore;
+use super::parameters::{BatchStatistics, ParameterStore};
+use super::{NnError, Result};
 
 /// How batch norm behaves in a forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,15 +25,6 @@ pub enum Mode {
         /// As in `Train`.
         groups: usize,
     },
-}
-
-/// What a training forward pass saw, flat in the order of the store's buffers: each norm's batch mean, then its unbiased variance.
-///
-/// With several groups both are the mean over the groups.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BatchStatistics {
-    /// As many numbers as the store has buffers.
-    pub values: Vec<f32>,
 }
 
 /// The outcome of one forward and backward pass.
@@ -101,18 +89,22 @@ pub trait Backbone: Send + Sync {
     ) -> Result<StepGradients>;
 }
 
-/// The implementation for `device`: our kernels on a CPU, candle's operations elsewhere.
-#[must_use]
-pub fn for_device(device: &Device, architecture: Architecture) -> Box<dyn Backbone> {
-    if device.is_cpu() {
-        Box::new(NativeBackbone::new(architecture))
-    } else {
-        Box::new(CandleBackbone::new(device.clone(), architecture))
+/// Refuses a batch that the graph or the mode can't take.
+///
+/// # Errors
+/// `BatchShape` with what was expected.
+pub fn check_batch(architecture: &Architecture, images: &Tensor, mode: Mode) -> Result<()> {
+    let (size, channels) = (architecture.image.size as usize, architecture.image.channels as usize);
+    let refuse = |expected: String| Err(NnError::BatchShape { expected, found: images.dims().to_vec() });
+    let fits = matches!(*images.dims(), [count, height, width, depth]
+        if count > 0 && height == size && width == size && depth == channels);
+    if !fits {
+        return refuse(format!("[N, {size}, {size}, {channels}] with N above 0 is needed"));
     }
-}
-
-/// The name of the kernel variant that computes on `device`; results repeat to the bit under the same one only.
-#[must_use]
-pub fn kernel_name(device: &Device) -> &'static str {
-    if device.is_cpu() { ops::kernel_name() } else { "cuda" }
+    if let Mode::Train { groups } | Mode::TrainWithoutTape { groups } = mode
+        && (groups == 0 || !images.dims()[0].is_multiple_of(groups))
+    {
+        return refuse(format!("{groups} equal groups are needed"));
+    }
+    Ok(())
 }

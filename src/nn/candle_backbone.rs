@@ -7,12 +7,12 @@
 
 use candle_core::{D, Device, Tensor, Var};
 
-use super::backbone::{Backbone, BatchStatistics, LossFn, Mode, StepGradients};
+use super::backbone::{Backbone, LossFn, Mode, StepGradients, check_batch};
 use super::graph::{
     Architecture, BasicBlock, ConvUnit, EmbeddingPart, MaxPoolShape, NORM_EPSILON, Representation,
 };
 use super::ops::pooling::cell_pixels;
-use super::parameters::{NamedRange, ParameterStore};
+use super::parameters::{BatchStatistics, NamedRange, ParameterStore};
 use super::{NnError, Result};
 
 /// A graph on a device of candle.
@@ -107,26 +107,6 @@ impl Backbone for CandleBackbone {
             statistics: statistics.unwrap_or_else(|| BatchStatistics { values: parameters.buffers.clone() }),
         })
     }
-}
-
-/// Refuses a batch that the graph or the mode can't take.
-///
-/// # Errors
-/// `BatchShape` with what was expected.
-pub fn check_batch(architecture: &Architecture, images: &Tensor, mode: Mode) -> Result<()> {
-    let (size, channels) = (architecture.image.size as usize, architecture.image.channels as usize);
-    let refuse = |expected: String| Err(NnError::BatchShape { expected, found: images.dims().to_vec() });
-    let fits = matches!(*images.dims(), [count, height, width, depth]
-        if count > 0 && height == size && width == size && depth == channels);
-    if !fits {
-        return refuse(format!("[N, {size}, {size}, {channels}] with N above 0 is needed"));
-    }
-    if let Mode::Train { groups } | Mode::TrainWithoutTape { groups } = mode
-        && (groups == 0 || !images.dims()[0].is_multiple_of(groups))
-    {
-        return refuse(format!("{groups} equal groups are needed"));
-    }
-    Ok(())
 }
 
 /// The mean over all pixels: [N, C, H, W] to [N, C].

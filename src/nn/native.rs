@@ -20,12 +20,11 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor, Var};
 
-use super::backbone::{Backbone, BatchStatistics, LossFn, Mode, StepGradients};
-use super::candle_backbone::check_batch;
+use super::backbone::{Backbone, LossFn, Mode, StepGradients, check_batch};
 use super::graph::{Architecture, Representation};
 use super::ops::linear::with_floats;
 use super::ops::{Kernel, install};
-use super::parameters::ParameterStore;
+use super::parameters::{BatchStatistics, ParameterStore};
 use super::{NnError, Result};
 
 use batch::Batch;

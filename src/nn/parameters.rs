@@ -8,9 +8,17 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::backbone::BatchStatistics;
 use super::graph::Architecture;
 use super::{NnError, Result};
+
+/// What a training forward pass saw, flat in the order of the store's buffers: each norm's batch mean, then its unbiased variance.
+///
+/// With several groups both are the mean over the groups.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchStatistics {
+    /// As many numbers as the store has buffers.
+    pub values: Vec<f32>,
+}
 
 /// How a range lies inside compared with the PyTorch shape it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,11 @@ use std::collections::HashSet;
 
 use serde_json::json;
 
+use super::error::TickError;
 use super::prepare::{Prepared, selection_of};
 use super::request::{ChosenItem, SelectRequest, Selection, from_json};
 use super::subject_of_round;
-use super::tick::{TickError, free_votes};
+use super::votes::{free_votes, share_of};
 use crate::domain::event::EventKind;
 use crate::domain::ids::{ItemId, RoundId};
 use crate::domain::job::JobKind;
@@ -39,12 +40,6 @@ impl PlannedBatch {
     pub(super) fn item_count(&self) -> usize {
         self.ahead_count + self.fresh_count
     }
-}
-
-/// A share of a batch in whole items, to the nearest.
-pub(super) fn share_of(count: u32, fraction: f64) -> u32 {
-    // Rounding a product of a u32 and a fraction up to 1 stays within u32.
-    (f64::from(count) * fraction).round().clamp(0.0, f64::from(count)) as u32
 }
 
 /// Withdraws what was asked ahead of round `number` and nobody touched, and plans the rest of its batch.

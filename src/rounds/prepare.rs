@@ -6,12 +6,12 @@
 
 use std::collections::HashSet;
 
-use super::batch;
+use super::error::TickError;
 use super::request::{
     PretrainRequest, SelectRequest, Selection, ShardOutcome, ShardRequest, from_json, to_json,
 };
 use super::subject_of_round;
-use super::tick::{TickError, free_votes};
+use super::votes::{free_votes, share_of};
 use crate::domain::job::{JobKind, JobState};
 use crate::store::job::JobRow;
 use crate::store::pool::SegmentExtent;
@@ -103,7 +103,7 @@ pub(super) async fn selection(
     let ahead_count = u32::try_from(task::count_batch(connection, project.id, round).await?).unwrap_or(0);
     let affordable = free_votes(connection, project).await? / votes + u64::from(ahead_count);
     let count = settings.batch_size.min(u32::try_from(affordable).unwrap_or(u32::MAX));
-    let random_count = batch::share_of(count, settings.random_fraction);
+    let random_count = share_of(count, settings.random_fraction);
     let model_version = project.model_version;
     let request = SelectRequest {
         round,

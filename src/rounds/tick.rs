@@ -3,7 +3,6 @@
 //! Everything is read from the database under the project's lock and written in the same transaction, so two supervisors, a crash at any
 //! instant and a restart all give the same course. It only enqueues jobs; their results are read from their rows.
 
-use crate::domain::budget::Budget;
 use crate::domain::ids::ProjectId;
 use crate::domain::job::JobKind;
 use crate::domain::job::JobState;
@@ -17,10 +16,12 @@ use crate::store::round::RoundRow;
 use crate::store::{PgConnection, Store, StoreError, item, job, label, pool, round, slot, task};
 
 use super::batch;
+use super::error::TickError;
 use super::moves::{move_project, move_round, note_round};
 use super::prepare::{self, Prepared, Tables};
-use super::request::{RequestError, Selection, TrainOutcome, TrainRequest, from_json, to_json};
+use super::request::{Selection, TrainOutcome, TrainRequest, from_json, to_json};
 use super::subject_of_round;
+use super::votes::free_votes;
 
 /// What a look at a project came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +34,6 @@ pub enum TickOutcome {
     Busy,
     /// The project doesn't exist any more.
     Gone,
-}
-
-/// Why a look failed; it left everything as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum TickError {
-    /// The database failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A job's row can't be read.
-    #[error(transparent)]
-    Request(#[from] RequestError),
 }
 
 /// Looks at one project and makes at most one transition, in one transaction.
@@ -318,15 +308,4 @@ async fn can_ask(
     Ok(!project.finish_requested
         && free_votes(connection, project).await? >= u64::from(project.settings.votes_per_task)
         && pool::any_askable(connection, project.id, round).await?)
-}
-
-/// Votes that the budget still buys beyond those that are paid or reserved.
-pub(super) async fn free_votes(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-) -> Result<u64, StoreError> {
-    let budget = Budget { total: project.settings.budget, cost_per_label: project.settings.cost_per_label };
-    let paid_count = label::count_paid(connection, project.id).await?.unsigned_abs();
-    let reserved_count = slot::count_reserved(connection, project.id).await?.unsigned_abs();
-    Ok(budget.free_votes(paid_count, reserved_count))
 }

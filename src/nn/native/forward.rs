@@ -6,7 +6,6 @@
 
 use rayon::prelude::*;
 
-use crate::nn::backbone::BatchStatistics;
 use crate::nn::graph::NORM_EPSILON;
 use crate::nn::ops::Kernel;
 use crate::nn::ops::batch_norm::{Moments, apply, moments};
@@ -14,6 +13,7 @@ use crate::nn::ops::buffers::AlignedBuffer;
 use crate::nn::ops::convolution::Epilogue;
 use crate::nn::ops::geometry::Layout;
 use crate::nn::ops::pooling;
+use crate::nn::parameters::BatchStatistics;
 
 use super::batch::{Batch, Span, split, split_mut};
 use super::plan::{BlockPlan, NetworkPlan, UnitPlan};

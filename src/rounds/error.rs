@@ -1,0 +1,16 @@
+//! What a look at a project fails with.
+
+use crate::store::StoreError;
+
+use super::request::RequestError;
+
+/// Why a look failed; it left everything as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum TickError {
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A job's row can't be read.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}

@@ -113,8 +113,8 @@ async fn relay(
                 server.write_all(sent).await?;
                 let is_commit = sent.windows(COMMIT.len()).any(|bytes| bytes == COMMIT);
                 if is_commit && loses_commit.swap(false, Ordering::SeqCst) {
-                    // The server answers when the commit is durable.
-                    server.read(&mut answered).await?;
+                    // The server answers when the commit is durable; the first byte of its answer says so.
+                    server.read_u8().await?;
                     return Ok(());
                 }
                 if sent.is_empty() {

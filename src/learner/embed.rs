@@ -64,13 +64,16 @@ mod tests {
             .map(|count| count as f64 / asked.rows.len() as f64)
     }
 
+    /// Images with their classes.
+    type Labeled = (Pool, Vec<ClassIndex>);
+
     struct Described {
         rows: Vec<Vec<f32>>,
         classes: Vec<ClassIndex>,
     }
 
     impl Described {
-        fn by_embedding(model: &Checkpoint, (pool, classes): &(Pool, Vec<ClassIndex>)) -> Self {
+        fn by_embedding(model: &Checkpoint, (pool, classes): &Labeled) -> Self {
             let table = embed(&Device::Cpu, model, pool, &mut go_on).unwrap();
             Self {
                 rows: (0..table.len()).map(|row| table.embedding(row).to_vec()).collect(),
@@ -78,7 +81,7 @@ mod tests {
             }
         }
 
-        fn by_features(model: &Checkpoint, (pool, classes): &(Pool, Vec<ClassIndex>)) -> Self {
+        fn by_features(model: &Checkpoint, (pool, classes): &Labeled) -> Self {
             let samples: Vec<Sample> = (0..pool.len()).map(Sample::upright).collect();
             let mut rows = Vec::new();
             let device = Device::Cpu;
@@ -98,7 +101,7 @@ mod tests {
             Self { rows, classes: classes.clone() }
         }
 
-        fn by_pixels((pool, classes): &(Pool, Vec<ClassIndex>)) -> Self {
+        fn by_pixels((pool, classes): &Labeled) -> Self {
             let row = |index| pool.pixels(index).iter().map(|&pixel| f32::from(pixel)).collect();
             Self { rows: (0..pool.len()).map(row).collect(), classes: classes.clone() }
         }
@@ -134,7 +137,7 @@ mod tests {
     fn neighbours_after_one_pass_beat_raw_pixels() {
         let (pool, test) = (fixture::fashion_mnist("train", 60_000), fixture::fashion_mnist("t10k", 2000));
         let model = pretext_of_one_rotation(&pool.0);
-        let of = |described: &dyn Fn(&(Pool, Vec<ClassIndex>)) -> Described| {
+        let of = |described: &dyn Fn(&Labeled) -> Described| {
             neighbour_accuracy(&described(&pool), &described(&test))
         };
         let by_pixels = of(&Described::by_pixels);

@@ -20,7 +20,7 @@ const CALL_COUNT: usize = 25;
 async fn spawn_gated_app() -> (App, Gate) {
     let database = TestDatabase::create().await;
     let gate = Gate::start(database.options()).await;
-    let store = Store::connect_within(gate.options(), ACQUIRE_TIMEOUT).await.unwrap();
+    let store = Store::connect_within(gate.options(), ACQUIRE_TIMEOUT).await.expect("the gate is open");
     (spawn_app_on(database, store, |_| {}).await, gate)
 }
 
@@ -32,7 +32,10 @@ async fn post(app: &App, token: &str, key: &str, path: &str, body: &Value) -> An
 fn expect_unavailable(answer: Answer) {
     assert_eq!(answer.headers["retry-after"], "2", "{answer:?}");
     let problem = answer.expect_problem(503, "unavailable");
-    assert!(problem["detail"].as_str().unwrap().contains("same Idempotency-Key"), "{problem}");
+    assert!(
+        problem["detail"].as_str().is_some_and(|detail| detail.contains("same Idempotency-Key")),
+        "{problem}"
+    );
 }
 
 #[tokio::test]

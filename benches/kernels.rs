@@ -7,6 +7,7 @@ use gleaner::nn::ops::convolution::{Epilogue, multiply};
 use gleaner::nn::ops::geometry::Geometry;
 use gleaner::nn::ops::pack::PackedMatrix;
 use gleaner::nn::ops::weight_gradient::{OutputGradient, Part, add_weight_gradient};
+use gleaner::nn::ops::winograd::{ChannelPart, Winograd};
 use gleaner::nn::ops::{Kernel, batch_norm};
 
 /// Image count, side, input and output channels, kernel, stride of the layers that the two nets are made of.
@@ -77,6 +78,14 @@ fn bench_layers(criterion: &mut Criterion) {
         group.bench_function("gradient of weight", |bencher| {
             bencher.iter(|| add_weight_gradient(variant, &images, &window, gradient, &part, &mut sum));
         });
+        if Winograd::pays_for_weight(&geometry) {
+            let form = Winograd::new(&geometry, input, gradient_layout);
+            let part = ChannelPart { inputs: 0..in_channels, outputs: 0..out_channels };
+            let gradient = gradient.images;
+            group.bench_function("gradient of weight, Winograd's form", |bencher| {
+                bencher.iter(|| form.add_weight_gradient(variant, &images, gradient, &part, &mut sum));
+            });
+        }
         group.bench_function("moments", |bencher| {
             bencher.iter(|| batch_norm::moments(variant, &output, geometry.output()));
         });

@@ -136,6 +136,8 @@ fn settings(dataset: &Dataset, arguments: &Arguments) -> Value {
         "name": dataset.project, "classes": dataset.classes, "image": dataset.image,
         "pretext": {"kind": "rotation", "epochs": epochs, "rotations_per_image": rotations},
         "fine_tune": {"mode": mode, "epochs": 20},
+        // Over the whole pool `v` tells classes apart (a bag looks alike upside down), so its ranks are taken within the predicted class.
+        "strategy": {"kind": "deep_active", "lambda": 1.0, "normalization": "class_rank", "uncertainty": "margin"},
         "budget": arguments.budget, "batch_size": arguments.batch_size,
     })
 }

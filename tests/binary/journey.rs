@@ -17,7 +17,7 @@ use crate::watch::Watch;
 /// The states in which the server is killed.
 pub const KILLED_STATES: [&str; 5] = ["importing", "pretraining", "labeling", "training", "scoring"];
 
-const POOL_COUNT: usize = 12_000;
+const POOL_COUNT: usize = 8_000;
 const TEST_COUNT: usize = 1_000;
 const PROJECT: &str = "survivor";
 

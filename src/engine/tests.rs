@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc;
 
 use super::*;
+use crate::domain::strategy::ScoreScope;
 use crate::learner::fixture::{self, CLASS_COUNT, go_on};
 use crate::learner::{DropCheckpoints, EmbedScope, EmbeddingTable, Stopped, fine_tune};
 
@@ -35,7 +36,7 @@ fn downstream_model() -> Checkpoint {
 fn work_on(model: &Arc<Checkpoint>) -> Work {
     let mut table = EmbeddingTable::new("00".repeat(32), model.architecture().feature_count, false);
     table.push(crate::domain::content_hash::ContentHash([1; 32]), 0.0, &vec![0.5; table.feature_count]);
-    Work::ScoreEmbeddings { model: Arc::clone(model), table: Arc::new(table) }
+    Work::ScoreEmbeddings { model: Arc::clone(model), table: Arc::new(table), scope: ScoreScope::default() }
 }
 
 /// Work that nobody needs to do.

@@ -5,12 +5,12 @@
 
 use candle_core::Device;
 
-use super::inference::{BATCH_SIZE, for_each_features};
+use super::inference::for_each_item;
 use super::tables::EmbeddingTable;
 use super::{LearnerError, Result, StepHook};
 use crate::nn::checkpoint::{Checkpoint, ModelKind};
 use crate::pretext;
-use crate::vision::{Pool, Sample};
+use crate::vision::Pool;
 
 /// What is wanted of each item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,22 +39,15 @@ pub fn embed(
     }
     let task = pretext::for_settings(&model.manifest.pretext);
     let with_losses = scope == EmbedScope::EmbeddingsAndLosses;
-    let samples: Vec<Sample> = if with_losses {
-        (0..pool.len()).flat_map(|index| task.scoring_samples(index)).collect()
-    } else {
-        (0..pool.len()).map(Sample::upright).collect()
-    };
-    let view_count = samples.len().checked_div(pool.len()).unwrap_or(1);
-    // All views of an item must come in one batch for its loss to be taken over them.
-    debug_assert_eq!(BATCH_SIZE % view_count, 0);
     let feature_count = model.architecture().feature_count;
     let mut table = EmbeddingTable::new(model.manifest.run.clone(), feature_count, with_losses);
-    for_each_features(device, model, pool, &samples, hook, |samples, features| {
-        let losses = if with_losses { task.item_losses(&model.head, features)? } else { Vec::new() };
-        let items = samples.chunks_exact(view_count).zip(features.chunks_exact(view_count * feature_count));
-        for (place, (samples, features)) in items.enumerate() {
+    let task = with_losses.then_some((task.as_ref(), &model.head));
+    for_each_item(device, model, task, pool, hook, |samples, features, losses| {
+        for (place, (sample, features)) in
+            samples.iter().zip(features.chunks_exact(feature_count)).enumerate()
+        {
             let loss = losses.get(place).copied().unwrap_or(0.0);
-            table.push(*pool.hash(samples[0].index), loss, &features[..feature_count]);
+            table.push(*pool.hash(sample.index), loss, features);
         }
         Ok(())
     })?;

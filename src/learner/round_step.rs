@@ -23,7 +23,7 @@ pub struct RoundInput<'a> {
     pub pretext: &'a Checkpoint,
     /// D_l ∪ D_u; its items are scored.
     pub pool: &'a Pool,
-    /// The pool's embeddings in the pool's order; needed in `head` mode.
+    /// The pool's embeddings in the pool's order; needed in `head` mode, with `v` where the strategy recomputes it.
     pub pool_embeddings: Option<&'a EmbeddingTable>,
     /// D_l by index into the pool, any order.
     pub labeled: &'a [LabeledItem],
@@ -46,7 +46,7 @@ pub struct RoundOutcome {
     pub model: Checkpoint,
     /// Its verdict on the test split.
     pub evaluation: Option<Evaluation>,
-    /// Scores of every pool item in the pool's order.
+    /// Scores of every pool item in the pool's order, with the columns that the strategy reads.
     pub scores: ScoreTable,
 }
 
@@ -89,9 +89,10 @@ pub fn round_step(
         }
         (Some((test, classes)), ..) => Some(evaluate(device, &model, test, classes, &mut ask)?),
     };
+    let scope = settings.strategy.score_scope();
     let scores = match table {
-        None => score(device, &model, pool, &mut ask)?,
-        Some(table) => score_embeddings(&model, table, &mut ask)?,
+        None => score(device, &model, Some(pretext), pool, &scope, &mut ask)?,
+        Some(table) => score_embeddings(&model, table, &scope, &mut ask)?,
     };
     Ok(RoundOutcome { model, evaluation, scores })
 }

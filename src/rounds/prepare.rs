@@ -12,6 +12,7 @@ use super::request::{
 use super::subject_of_round;
 use super::tick::{TickError, free_votes};
 use crate::domain::job::{JobKind, JobState};
+use crate::domain::strategy::ScoreScope;
 use crate::store::job::JobRow;
 use crate::store::pool::SegmentExtent;
 use crate::store::project::ProjectRow;
@@ -42,11 +43,14 @@ pub(super) async fn embeddings(
     if ensure(connection, project, JobKind::Pretrain, "pretext", || request).await?.is_none() {
         return Ok(Prepared::Waiting);
     }
-    let shard = ShardRequest { first_segment: 0, last_segment: 0, model_version: None, round: 0 };
+    let scope = ScoreScope::default();
+    let shard = ShardRequest { first_segment: 0, last_segment: 0, model_version: None, round: 0, scope };
     shards(connection, project, JobKind::Embed, &segments, shard).await
 }
 
 /// The keys of score tables of the published model that cover what round `round` left unlabelled; none without a model.
+///
+/// A strategy that was changed after the scoring may read more than was computed; then the pool is scored anew.
 pub(super) async fn scores(
     connection: &mut PgConnection,
     project: &ProjectRow,
@@ -56,7 +60,9 @@ pub(super) async fn scores(
         return Ok(Prepared::Done(Vec::new()));
     };
     let segments = pool::list_segments(connection, project.id).await?;
-    let shard = ShardRequest { first_segment: 0, last_segment: 0, model_version: Some(version), round };
+    let scope = project.settings.strategy.score_scope();
+    let shard =
+        ShardRequest { first_segment: 0, last_segment: 0, model_version: Some(version), round, scope };
     shards(connection, project, JobKind::Score, &segments, shard).await
 }
 
@@ -80,8 +86,10 @@ pub(super) async fn selection(
     let count = settings.batch_size.min(u32::try_from(affordable).unwrap_or(u32::MAX));
     let random_count = batch::share_of(count, settings.random_fraction);
     let model_version = project.model_version;
+    let class_count = pool::count_outputs(connection, project.id).await?;
     let request = SelectRequest {
         round,
+        class_count: u32::try_from(class_count).unwrap_or(u32::MAX),
         strategy: if model_version.is_some() { settings.strategy } else { settings.seed_strategy.strategy() },
         model_version,
         random_count,
@@ -132,7 +140,7 @@ async fn shards(
     let mut all_done = true;
     for job in job::list_by_kind(connection, project.id, kind).await? {
         let shard: ShardRequest = from_json("request", &job.request)?;
-        if shard.model_version != shape.model_version {
+        if (shard.model_version, shard.scope) != (shape.model_version, shape.scope) {
             continue;
         }
         covered.extend(shard.first_segment..=shard.last_segment);
@@ -148,7 +156,7 @@ async fn shards(
     for (first, last) in group_segments(&uncovered) {
         let shard = ShardRequest { first_segment: first, last_segment: last, ..shape };
         let subject = match shape.model_version {
-            Some(version) => format!("model-{version}-segments-{first}-{last}"),
+            Some(version) => format!("model-{version}-segments-{first}-{last}{}", shape.scope.suffix()),
             None => format!("segments-{first}-{last}"),
         };
         job::enqueue(connection, project.id, kind, &subject, &to_json(&shard)).await?;

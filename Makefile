@@ -77,3 +77,12 @@ bench-peers: ## Compare training and scoring with PyTorch and onnxruntime, which
 	worker=$$(cargo bench --locked --bench peers --no-run --message-format=json \
 	  | sed -n 's/.*"name":"peers".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1); \
 	$(PEERS)/bin/python benches/peers/compare.py --worker "$$worker" --output target/bench-peers.json $(PEERS_FLAGS)
+
+.PHONY: bench-selection
+bench-selection: ## Compare core_set and badge with numpy over 50,000 x 512, choosing 1,000
+	$(call install,python3 python3-venv)
+	test -x $(PEERS)/bin/python || python3 -m venv $(PEERS)
+	$(PEERS)/bin/python -c 'import numpy' 2>/dev/null || $(PEERS)/bin/pip install --quiet --disable-pip-version-check numpy
+	worker=$$(cargo bench --locked --bench selection --no-run --message-format=json \
+	  | sed -n 's/.*"name":"selection".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1); \
+	$(PEERS)/bin/python benches/peers/selection.py --worker "$$worker" $(SELECTION_FLAGS)

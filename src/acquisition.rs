@@ -5,26 +5,57 @@
 //! from `learner`, nothing here knows a network. Method: Shi & Zhou 2023, Algorithm 1 lines 5–6. Called by `worker`, `simulate` and `replay`
 //! from threads that may block; large pools use rayon's global threads.
 
+mod badge;
+mod bald;
 mod clusters;
+mod core_set;
+mod coverage_shift;
 mod deep_active;
+mod farthest;
+mod members;
+mod neighbourhood;
 mod order;
+mod plus_plus;
+mod points;
 mod pretext;
+mod probcover;
+mod projection;
+mod pt4al;
 mod random;
 mod scale;
-mod typical;
+mod spread;
+mod standing;
+mod typiclust;
 mod uncertainty;
 
 use crate::domain::content_hash::ContentHash;
 use crate::domain::project::ClassIndex;
 use crate::domain::strategy::Strategy;
 
-/// Embeddings of the pretext model, one row of `dimension_count` values an item.
+/// Numbers of a magnitude that no sound model gives; their squares would overflow in sums.
+const VALUE_MAX: f32 = 1e15;
+
+/// Rows of numbers, one an item: embeddings, features, probabilities.
 #[derive(Clone, Copy, Debug)]
-pub struct Embeddings<'a> {
-    /// f32 `[N, D]`.
+pub struct Rows<'a> {
+    /// f32 `[N, width]`.
     pub values: &'a [f32],
-    /// D, at least 1.
-    pub dimension_count: usize,
+    /// Numbers in a row, at least 1.
+    pub width: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn row(&self, index: usize) -> &'a [f32] {
+        &self.values[index * self.width..][..self.width]
+    }
+
+    fn rows(self) -> std::slice::ChunksExact<'a, f32> {
+        self.values.chunks_exact(self.width.max(1))
+    }
+
+    fn len(&self) -> usize {
+        self.values.len() / self.width.max(1)
+    }
 }
 
 /// The unlabelled items that may be asked, column by column; a strategy needs only some of the columns.
@@ -34,16 +65,28 @@ pub struct Candidates<'a> {
     pub hashes: &'a [ContentHash],
     /// `u` of each item by the strategy's measure, in [0, 1].
     pub uncertainty: Option<&'a [f32]>,
-    /// `v` of each item under the frozen pretext model, at least 0.
+    /// `v` of each item under the pretext model that the strategy names, at least 0.
     pub pretext_loss: Option<&'a [f32]>,
     /// Class that the model predicts.
     pub predicted: Option<&'a [ClassIndex]>,
+    /// The model's distribution over the classes, `[N, C]`.
+    pub probabilities: Option<Rows<'a>>,
+    /// What the model's head sees, `[N, D]`.
+    pub features: Option<Rows<'a>>,
+    /// Mutual information of prediction and weights under dropout, in nats, at least 0.
+    pub mutual_information: Option<&'a [f32]>,
     /// Pretext embedding.
-    pub embeddings: Option<Embeddings<'a>>,
-    /// Content hashes of the items that are labelled already; only `typical` looks at them.
+    pub embeddings: Option<Rows<'a>>,
+    /// Content hashes of the items that are labelled already, for strategies that look where labels lie.
     pub labeled_hashes: &'a [ContentHash],
+    /// Their `v` under the frozen pretext model.
+    pub labeled_pretext_loss: Option<&'a [f32]>,
+    /// Their features.
+    pub labeled_features: Option<Rows<'a>>,
     /// Their pretext embeddings.
-    pub labeled_embeddings: Option<Embeddings<'a>>,
+    pub labeled_embeddings: Option<Rows<'a>>,
+    /// Classes that the project has; 0 when nobody counted them.
+    pub class_count: usize,
 }
 
 /// One item to ask, with what made it stand out.
@@ -80,8 +123,10 @@ pub enum AcquisitionError {
         /// Values it should have.
         expected: usize,
     },
-    /// A value that is no number.
-    #[error("{column} of item {hash} is not a finite number: the model that scored it has diverged")]
+    /// A value that is no number, or beyond 1e15.
+    #[error(
+        "{column} of item {hash} is not a finite number of sane size: the model that scored it has diverged"
+    )]
     NotFinite {
         /// The column.
         column: &'static str,
@@ -101,23 +146,48 @@ pub fn select(
     round: u32,
 ) -> Result<Vec<Pick>, AcquisitionError> {
     candidates.check()?;
+    let largest = |scores: Vec<f64>| order::largest(&scores, candidates.hashes, count, seed, round);
     let ranked = match *strategy {
-        Strategy::DeepActive { lambda, normalization, .. } => {
-            let scores = deep_active::score(candidates, lambda, normalization)?;
-            order::largest(&scores, candidates.hashes, count, seed, round)
+        Strategy::DeepActive { lambda, normalization, diversity, .. } => {
+            deep_active::pick(candidates, lambda, normalization, diversity, count, seed, round)?
         }
-        Strategy::Uncertainty { .. } => {
-            let scores = uncertainty::score(candidates)?;
-            order::largest(&scores, candidates.hashes, count, seed, round)
-        }
-        Strategy::Pretext {} => {
-            let scores = pretext::score(candidates)?;
-            order::largest(&scores, candidates.hashes, count, seed, round)
-        }
+        Strategy::Uncertainty { .. } => largest(uncertainty::score(candidates)?),
+        Strategy::Pretext {} => largest(pretext::score(candidates)?),
         Strategy::Random {} => random::draw(candidates.hashes, count, seed, round),
-        Strategy::Typical {} => typical::pick(candidates, count, seed, round)?,
+        Strategy::Typical {} | Strategy::Typiclust {} => typiclust::pick(candidates, count, seed, round)?,
+        Strategy::Probcover { purity } => probcover::pick(candidates, purity, count, seed, round)?,
+        Strategy::CoreSet {} => core_set::pick(candidates, count, seed, round)?,
+        Strategy::Badge {} => badge::pick(candidates, count, seed, round)?,
+        Strategy::Bald { .. } => largest(bald::score(candidates)?),
+        Strategy::Pt4al { parts, order } => pt4al::pick(candidates, parts, order, count, seed, round)?,
+        Strategy::CoverageShift { diversity, .. } => {
+            coverage_shift::pick(candidates, diversity, count, seed, round)?
+        }
     };
     Ok(ranked.into_iter().map(|ranked| candidates.pick(ranked)).collect())
+}
+
+/// Whether the first K picks of a longer selection may differ from a selection of K.
+#[must_use]
+pub fn depends_on_count(strategy: &Strategy) -> bool {
+    match *strategy {
+        Strategy::DeepActive { diversity, .. } => diversity > 1.0,
+        Strategy::Typical {} | Strategy::Typiclust {} | Strategy::CoverageShift { .. } => true,
+        _ => false,
+    }
+}
+
+/// Whether a strategy reads the pretext embeddings of candidates and labelled items.
+#[must_use]
+pub fn reads_embeddings(strategy: &Strategy) -> bool {
+    match *strategy {
+        Strategy::DeepActive { diversity, .. } => diversity > 1.0,
+        Strategy::Typical {}
+        | Strategy::Typiclust {}
+        | Strategy::Probcover { .. }
+        | Strategy::CoverageShift { .. } => true,
+        _ => false,
+    }
 }
 
 /// A candidate's row and the score that put it there.
@@ -129,13 +199,20 @@ struct Ranked {
 
 impl Candidates<'_> {
     fn check(&self) -> Result<(), AcquisitionError> {
-        check_column("uncertainty", self.uncertainty, self.hashes)?;
-        check_column("pretext loss", self.pretext_loss, self.hashes)?;
+        let (hashes, labeled) = (self.hashes, self.labeled_hashes);
+        let column = |values| Rows { values, width: 1 };
+        check_rows("uncertainty", self.uncertainty.map(column), hashes)?;
+        check_rows("pretext loss", self.pretext_loss.map(column), hashes)?;
+        check_rows("mutual information", self.mutual_information.map(column), hashes)?;
+        check_rows("labelled pretext loss", self.labeled_pretext_loss.map(column), labeled)?;
         if let Some(predicted) = self.predicted {
-            check_length("predicted class", predicted.len(), self.hashes.len())?;
+            check_length("predicted class", predicted.len(), hashes.len())?;
         }
-        check_embeddings("embedding", self.embeddings, self.hashes)?;
-        check_embeddings("labelled embedding", self.labeled_embeddings, self.labeled_hashes)
+        check_rows("class probability", self.probabilities, hashes)?;
+        check_rows("feature", self.features, hashes)?;
+        check_rows("labelled feature", self.labeled_features, labeled)?;
+        check_rows("embedding", self.embeddings, hashes)?;
+        check_rows("labelled embedding", self.labeled_embeddings, labeled)
     }
 
     fn pick(&self, ranked: Ranked) -> Pick {
@@ -155,30 +232,15 @@ fn check_length(column: &'static str, found: usize, expected: usize) -> Result<(
     if found == expected { Ok(()) } else { Err(AcquisitionError::Length { column, found, expected }) }
 }
 
-fn check_column(
+fn check_rows(
     column: &'static str,
-    values: Option<&[f32]>,
+    rows: Option<Rows<'_>>,
     hashes: &[ContentHash],
 ) -> Result<(), AcquisitionError> {
-    let Some(values) = values else { return Ok(()) };
-    check_length(column, values.len(), hashes.len())?;
-    match values.iter().zip(hashes).find(|(value, _)| !value.is_finite()) {
-        Some((_, &hash)) => Err(AcquisitionError::NotFinite { column, hash }),
-        None => Ok(()),
-    }
-}
-
-fn check_embeddings(
-    column: &'static str,
-    embeddings: Option<Embeddings<'_>>,
-    hashes: &[ContentHash],
-) -> Result<(), AcquisitionError> {
-    let Some(Embeddings { values, dimension_count }) = embeddings else {
-        return Ok(());
-    };
-    check_length(column, values.len(), hashes.len() * dimension_count.max(1))?;
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => Err(AcquisitionError::NotFinite { column, hash: hashes[at / dimension_count.max(1)] }),
+    let Some(Rows { values, width }) = rows else { return Ok(()) };
+    check_length(column, values.len(), hashes.len() * width.max(1))?;
+    match values.iter().position(|value| !(value.abs() <= VALUE_MAX)) {
+        Some(at) => Err(AcquisitionError::NotFinite { column, hash: hashes[at / width.max(1)] }),
         None => Ok(()),
     }
 }
@@ -191,27 +253,37 @@ mod tests {
 
     use super::*;
     use crate::domain::seed::StreamKey;
-    use crate::domain::strategy::{Normalization, UncertaintyMeasure};
+    use crate::domain::strategy::{Normalization, PretextModel, PretextOrder, UncertaintyMeasure};
 
     fn hash(item: u32) -> ContentHash {
         ContentHash::of_file(&item.to_le_bytes())
     }
 
     fn every_strategy() -> Vec<Strategy> {
-        let deep = |lambda, normalization| Strategy::DeepActive {
+        let deep = |lambda, normalization, diversity| Strategy::DeepActive {
             lambda,
             normalization,
             uncertainty: UncertaintyMeasure::Margin,
+            diversity,
+            pretext_model: PretextModel::Frozen,
         };
         vec![
-            deep(1.0, Normalization::Rank),
-            deep(-0.5, Normalization::ClassRank),
-            deep(2.0, Normalization::MinMax),
-            deep(0.0, Normalization::Raw),
+            deep(1.0, Normalization::Rank, 1.0),
+            deep(-0.5, Normalization::ClassRank, 1.0),
+            deep(2.0, Normalization::MinMax, 1.0),
+            deep(0.0, Normalization::Raw, 1.0),
+            deep(1.0, Normalization::Rank, 2.5),
             Strategy::Uncertainty { measure: UncertaintyMeasure::Entropy },
             Strategy::Pretext {},
             Strategy::Random {},
             Strategy::Typical {},
+            Strategy::Typiclust {},
+            Strategy::Probcover { purity: 0.9 },
+            Strategy::CoreSet {},
+            Strategy::Badge {},
+            Strategy::Bald { passes: 20, dropout: 0.5 },
+            Strategy::Pt4al { parts: 3, order: PretextOrder::HardestFirst },
+            Strategy::CoverageShift { uncertainty: UncertaintyMeasure::Margin, diversity: 2.0 },
         ]
     }
 
@@ -228,6 +300,15 @@ mod tests {
                 [(item % 4) as f32 * 3.0, (number % 1000) as f32 / 500.0, 1.0]
             })
             .collect();
+        let probabilities: Vec<_> = items
+            .iter()
+            .flat_map(|item| {
+                let sure = 0.4 + (item % 6) as f32 / 10.0;
+                let mut row = [(1.0 - sure) / 2.0; 3];
+                row[(item % 3) as usize] = sure;
+                row
+            })
+            .collect();
         let labeled: Vec<_> = (1000..1003).map(hash).collect();
         let labeled_values = [0.0, 1.0, 1.0, 9.0, 1.0, 1.0, 0.0, 0.5, 1.0];
         let candidates = Candidates {
@@ -235,9 +316,15 @@ mod tests {
             uncertainty: Some(&uncertainty),
             pretext_loss: Some(&pretext_loss),
             predicted: Some(&predicted),
-            embeddings: Some(Embeddings { values: &values, dimension_count: 3 }),
+            probabilities: Some(Rows { values: &probabilities, width: 3 }),
+            features: Some(Rows { values: &values, width: 3 }),
+            mutual_information: Some(&uncertainty),
+            embeddings: Some(Rows { values: &values, width: 3 }),
             labeled_hashes: &labeled,
-            labeled_embeddings: Some(Embeddings { values: &labeled_values, dimension_count: 3 }),
+            labeled_pretext_loss: Some(&[0.5, 1.5, 2.5]),
+            labeled_features: Some(Rows { values: &labeled_values, width: 3 }),
+            labeled_embeddings: Some(Rows { values: &labeled_values, width: 3 }),
+            class_count: 3,
         };
         let picks = select(strategy, &candidates, count, seed, round).unwrap();
         picks.iter().map(|pick| hashes[pick.index]).collect()
@@ -263,9 +350,24 @@ mod tests {
     }
 
     #[test]
+    fn a_selection_begins_with_every_shorter_one_where_it_says_so() {
+        let items: Vec<u32> = (0..60).collect();
+        for strategy in every_strategy().into_iter().filter(|strategy| !depends_on_count(strategy)) {
+            let long = picked(&strategy, &items, 30, 7, 2);
+            assert_eq!(picked(&strategy, &items, 12, 7, 2), long[..12], "{strategy:?}");
+        }
+    }
+
+    #[test]
     fn seed_and_round_change_how_ties_fall() {
         let items: Vec<u32> = (0..60).collect();
-        for strategy in every_strategy() {
+        // The distances of these candidates differ, so that nothing is left to chance where the farthest comes first.
+        let has_ties = |strategy: &Strategy| match *strategy {
+            Strategy::DeepActive { diversity, .. } => diversity <= 1.0,
+            Strategy::CoreSet {} => false,
+            _ => true,
+        };
+        for strategy in every_strategy().into_iter().filter(has_ties) {
             let first = picked(&strategy, &items, 20, 7, 2);
             assert_eq!(first, picked(&strategy, &items, 20, 7, 2));
             assert_ne!(first, picked(&strategy, &items, 20, 8, 2), "{strategy:?}");
@@ -311,12 +413,12 @@ mod tests {
         let short = Candidates { uncertainty: Some(&[0.5]), ..bare };
         let error = select(&Strategy::Random {}, &short, 1, 7, 1).unwrap_err();
         assert!(matches!(error, AcquisitionError::Length { found: 1, expected: 2, .. }));
-        for wrong in [f32::NAN, f32::INFINITY] {
+        for wrong in [f32::NAN, f32::INFINITY, -1e16] {
             let diverged = Candidates { pretext_loss: Some(&[0.5, wrong]), ..bare };
             let error = select(&Strategy::Pretext {}, &diverged, 1, 7, 1).unwrap_err();
             assert_eq!(error, AcquisitionError::NotFinite { column: "pretext loss", hash: hash(2) });
             let values = [0.0, 1.0, wrong, 0.0];
-            let embeddings = Some(Embeddings { values: &values, dimension_count: 2 });
+            let embeddings = Some(Rows { values: &values, width: 2 });
             let error =
                 select(&Strategy::Typical {}, &Candidates { embeddings, ..bare }, 1, 7, 1).unwrap_err();
             assert_eq!(error, AcquisitionError::NotFinite { column: "embedding", hash: hash(2) });

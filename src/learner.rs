@@ -5,6 +5,7 @@
 //! keyed by seed, name, round or epoch and content hash, so the same images, labels, seed, kernel variant and thread count give the
 //! same bits, wherever training was interrupted. Method: Shi & Zhou 2023, doi 10.1007/s11704-022-2189-z.
 
+mod dropout;
 pub mod embed;
 pub mod evaluate;
 pub mod fine_tune;
@@ -36,7 +37,7 @@ pub use pretext_loss::pretext_losses;
 pub use pretrain::pretrain;
 pub use round_step::{RoundInput, RoundOutcome, round_step};
 pub use score::{predict, score, score_embeddings};
-pub use tables::{EmbeddingTable, PretextLossTable, ScoreRow, ScoreTable};
+pub use tables::{Column, EmbeddingTable, PretextLossTable, ScoreColumns, ScoreRow, ScoreTable};
 
 /// The answer of a hook that wants the work to end at the next safe place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,51 +1,19 @@
 //! K-means over unit vectors, the same on every machine and thread count.
 //!
-//! Private to `acquisition`. Seeding: D. Arthur, S. Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007; then Lloyd's
-//! iterations until nothing moves, 20 at most. Points come in the order of their content hashes; rows are worked on in chunks of a
-//! fixed size, and every sum runs in row order, so the result is equal to the bit however many threads help.
+//! Private to `acquisition`. Seeding by k-means++ (`plus_plus`), then Lloyd's iterations until nothing moves, 20 at most. Points come in the
+//! order of their content hashes; rows are worked on in chunks of a fixed size, and every sum runs in row order, so the result is equal to
+//! the bit however many threads help.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use super::plus_plus;
+use super::points::{Metric, Points};
+use super::standing::CHUNK_ROWS;
+
 const ITERATION_COUNT_MAX: usize = 20;
-const CHUNK_ROWS: usize = 1024;
 const TILE_ROWS: usize = 512;
-const LANES: usize = 16;
-
-/// Rows of equal length, scaled to unit length (a zero row stays zero).
-pub(super) struct Points {
-    values: Vec<f32>,
-    dimension_count: usize,
-}
-
-impl Points {
-    /// Scales `rows` to unit length.
-    pub(super) fn unit<'a>(rows: impl Iterator<Item = &'a [f32]>, dimension_count: usize) -> Self {
-        let mut values = Vec::new();
-        for row in rows {
-            let norm = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
-            let scale = if norm > 0.0 { 1.0 / norm } else { 0.0 };
-            values.extend(row.iter().map(|&value| (f64::from(value) * scale) as f32));
-        }
-        Self { values, dimension_count }
-    }
-
-    /// Number of rows.
-    pub(super) fn len(&self) -> usize {
-        self.values.len() / self.dimension_count
-    }
-
-    /// One row.
-    pub(super) fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.dimension_count..][..self.dimension_count]
-    }
-
-    /// Length of a row.
-    pub(super) fn dimension_count(&self) -> usize {
-        self.dimension_count
-    }
-}
 
 /// Rows laid out so that one row's dot products with all of them are taken together.
 ///
@@ -121,70 +89,16 @@ pub(super) fn assign(points: &Points, count: usize, stream: &mut ChaCha8Rng) -> 
     assignment
 }
 
-/// k-means++: each further centre is a point drawn with a probability proportional to its squared distance from the nearest centre.
-fn seed(points: &Points, count: usize, stream: &mut ChaCha8Rng) -> Vec<f32> {
-    let mut distances = vec![f32::INFINITY; points.len()];
-    let mut chosen = stream.random_range(0..points.len());
-    let mut centres = points.row(chosen).to_vec();
-    while centres.len() < count * points.dimension_count {
-        let centre = points.row(chosen);
-        let sums: Vec<f64> = distances
-            .par_chunks_mut(CHUNK_ROWS)
-            .enumerate()
-            .map(|(chunk, distances)| {
-                for (offset, distance) in distances.iter_mut().enumerate() {
-                    let row = points.row(chunk * CHUNK_ROWS + offset);
-                    *distance = distance.min(squared_distance(row, centre));
-                }
-                distances.iter().copied().map(f64::from).sum()
-            })
-            .collect();
-        let total: f64 = sums.iter().sum();
-        if total <= 0.0 {
-            // Every point coincides with a centre.
-            break;
-        }
-        chosen = locate(&distances, &sums, stream.random::<f64>() * total);
-        centres.extend_from_slice(points.row(chosen));
-    }
-    centres
+/// Values of at most `count` rows drawn by k-means++, one behind the other.
+pub(super) fn seed(points: &Points, count: usize, stream: &mut ChaCha8Rng) -> Vec<f32> {
+    let first = stream.random_range(0..points.len());
+    let draws = plus_plus::draw(points, first, count, stream);
+    draws.iter().flat_map(|&(row, _)| points.row(row)).copied().collect()
 }
 
-/// The row at which the running sum of `weights` passes `target`; `sums` are the sums of its chunks.
-fn locate(weights: &[f32], sums: &[f64], mut target: f64) -> usize {
-    let mut last = 0;
-    for (chunk, &sum) in sums.iter().enumerate() {
-        if sum > 0.0 && (target < sum || chunk + 1 == sums.len()) {
-            for (offset, &weight) in weights.iter().skip(chunk * CHUNK_ROWS).take(CHUNK_ROWS).enumerate() {
-                if weight > 0.0 {
-                    last = chunk * CHUNK_ROWS + offset;
-                    target -= f64::from(weight);
-                    if target < 0.0 {
-                        return last;
-                    }
-                }
-            }
-            return last;
-        }
-        target -= sum;
-    }
-    last
-}
-
-fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += (a - b) * (a - b);
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| (a - b) * (a - b)).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
-fn nearest(points: &Points, centres: &[f32]) -> Vec<u32> {
-    let dimension_count = points.dimension_count;
+/// The nearest of `centres` to each point, the first of equals.
+pub(super) fn nearest(points: &Points, centres: &[f32]) -> Vec<u32> {
+    let dimension_count = points.dimension_count();
     let panels = Panels::new(centres.chunks_exact(dimension_count), dimension_count);
     let half_norms: Vec<f32> = centres
         .chunks_exact(dimension_count)
@@ -209,11 +123,11 @@ fn nearest(points: &Points, centres: &[f32]) -> Vec<u32> {
             .collect();
         nearest
     };
-    points.values.par_chunks(chunk_values).map(nearest_of).collect::<Vec<_>>().concat()
+    points.values().par_chunks(chunk_values).map(nearest_of).collect::<Vec<_>>().concat()
 }
 
 fn recentre(points: &Points, assignment: &[u32], centres: &mut [f32]) {
-    let dimension_count = points.dimension_count;
+    let dimension_count = points.dimension_count();
     let mut sums = vec![0.0f64; centres.len()];
     let mut counts = vec![0u32; centres.len() / dimension_count];
     for (row, &cluster) in assignment.iter().enumerate() {

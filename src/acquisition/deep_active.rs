@@ -1,15 +1,32 @@
 //! Deep active sampling: `I(x) = u(x) + λ·v(x)`, the K largest.
 //!
 //! Paper: H. Shi, H. Zhou, "Deep active sampling with self-supervised learning", Frontiers of Computer Science 17(4):174323, 2023,
-//! Eq. 1. The paper doesn't publish u, v or λ; ours are normalised uncertainty, the frozen pretext model's loss, and 1.
+//! Eq. 1. The paper doesn't publish u, v or λ; ours are normalised uncertainty, the frozen pretext model's loss, and 1. `diversity`, which
+//! the paper doesn't have, chooses for coverage among the best (`spread`).
 
 use crate::domain::strategy::Normalization;
 
-use super::scale;
-use super::{AcquisitionError, Candidates};
+use super::{AcquisitionError, Candidates, Ranked};
+use super::{order, scale, spread};
+
+/// The `count` candidates of the largest scores, or those that cover most among the `diversity · count` largest.
+pub(super) fn pick(
+    candidates: &Candidates<'_>,
+    lambda: f64,
+    normalization: Normalization,
+    diversity: f64,
+    count: usize,
+    seed: u64,
+    round: u32,
+) -> Result<Vec<Ranked>, AcquisitionError> {
+    let scores = score(candidates, lambda, normalization)?;
+    let listed_count = spread::shortlist_count(count, diversity);
+    let shortlist = order::largest(&scores, candidates.hashes, listed_count, seed, round);
+    spread::choose(candidates, "deep_active", shortlist, &[], count, seed, round)
+}
 
 /// Eq. 1 for each candidate, `u` and `v` brought to one scale first.
-pub(super) fn score(
+fn score(
     candidates: &Candidates<'_>,
     lambda: f64,
     normalization: Normalization,

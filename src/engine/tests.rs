@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc;
 
 use super::*;
+use crate::domain::strategy::ScoreScope;
 use crate::learner::fixture::{self, CLASS_COUNT, go_on};
 use crate::learner::{DropCheckpoints, EmbeddingTable, Stopped, fine_tune};
 use crate::nn::graph::Representation;
@@ -37,7 +38,7 @@ fn work_on(model: &Arc<Checkpoint>) -> Work {
     let mut table =
         EmbeddingTable::new("00".repeat(32), model.architecture().width(Representation::Embedding));
     table.push(crate::domain::content_hash::ContentHash([1; 32]), &vec![0.5; table.feature_count]);
-    Work::ScoreEmbeddings { model: Arc::clone(model), table: Arc::new(table) }
+    Work::ScoreEmbeddings { model: Arc::clone(model), table: Arc::new(table), scope: ScoreScope::default() }
 }
 
 /// Work that nobody needs to do.

@@ -6,6 +6,7 @@ use candle_core::Device;
 
 use crate::domain::project::ClassIndex;
 use crate::domain::settings::ProjectSettings;
+use crate::domain::strategy::ScoreScope;
 use crate::learner::{
     self, CheckpointSink, EmbeddingTable, Evaluation, LabeledItem, LearnerError, PretextLossTable,
     ScoreTable, StepHook,
@@ -96,8 +97,12 @@ pub enum Work {
     Score {
         /// f.
         model: Arc<Checkpoint>,
+        /// f′, for a scope with losses.
+        pretext: Option<Arc<Checkpoint>>,
         /// A shard.
         pool: Arc<Pool>,
+        /// What the strategy reads.
+        scope: ScoreScope,
     },
     /// `learner::score_embeddings`.
     ScoreEmbeddings {
@@ -105,6 +110,8 @@ pub enum Work {
         model: Arc<Checkpoint>,
         /// A shard.
         table: Arc<EmbeddingTable>,
+        /// What the strategy reads.
+        scope: ScoreScope,
     },
 }
 
@@ -186,9 +193,11 @@ impl Work {
             Self::EvaluateEmbeddings { model, table, classes } => {
                 learner::evaluate_embeddings(&model, &table, &classes, hook).map(Outcome::Evaluation)
             }
-            Self::Score { model, pool } => learner::score(device, &model, &pool, hook).map(Outcome::Scores),
-            Self::ScoreEmbeddings { model, table } => {
-                learner::score_embeddings(&model, &table, hook).map(Outcome::Scores)
+            Self::Score { model, pretext, pool, scope } => {
+                learner::score(device, &model, pretext.as_deref(), &pool, &scope, hook).map(Outcome::Scores)
+            }
+            Self::ScoreEmbeddings { model, table, scope } => {
+                learner::score_embeddings(&model, &table, &scope, hook).map(Outcome::Scores)
             }
         }
     }

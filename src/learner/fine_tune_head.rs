@@ -113,6 +113,7 @@ impl Standardisation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::strategy::{Dropout, ScoreScope};
     use crate::learner::fixture::{self, CLASS_COUNT, go_on};
     use crate::learner::{embed, evaluate, evaluate_embeddings, score, score_embeddings};
 
@@ -142,8 +143,10 @@ mod tests {
         let by_table = evaluate_embeddings(&model, &test_table, &test_classes, &mut go_on).unwrap();
         assert_eq!(by_images, by_table);
         assert!(by_table.accuracy > 0.8, "{by_table:?}");
-        let by_images = score(&Device::Cpu, &model, &pool, &mut go_on).unwrap();
-        assert!(by_images == score_embeddings(&model, &table, &mut go_on).unwrap());
+        let dropout = Some(Dropout { passes: 3, fraction: 0.5 });
+        let scope = ScoreScope { probabilities: true, features: true, labeled: false, losses: false, dropout };
+        let by_images = score(&Device::Cpu, &model, Some(&pretext), &pool, &scope, &mut go_on).unwrap();
+        assert!(by_images == score_embeddings(&model, &table, &scope, &mut go_on).unwrap());
         assert_eq!(by_images.rows.len(), 120);
         assert!(by_images.rows.iter().all(|row| (0.0..=1.0).contains(&row.uncertainty.entropy)));
     }

@@ -13,6 +13,8 @@ use crate::nn::NnError;
 use crate::nn::checkpoint::{Checkpoint, ModelKind};
 use crate::nn::device::backbone_for;
 use crate::nn::graph::Representation;
+use crate::nn::parameters::ParameterStore;
+use crate::pretext::Pretext;
 use crate::vision::{BatchLoader, Pool, Sample};
 
 /// Images in a batch of inference; large enough to keep every core busy on small networks.
@@ -62,4 +64,39 @@ pub(super) fn for_each_row(
         return Err(error);
     }
     check(hook.step(total, total))
+}
+
+/// Hands `consume` the items of `pool` in their order, batch after batch: their upright samples, the rows of the model's representation, and
+/// with a `task` and its head the pretext loss of each; without one the losses are empty.
+pub(super) fn for_each_item(
+    device: &Device,
+    model: &Checkpoint,
+    task: Option<(&dyn Pretext, &ParameterStore)>,
+    pool: &Pool,
+    hook: &mut dyn StepHook,
+    mut consume: impl FnMut(&[Sample], &[f32], &[f32]) -> Result<()>,
+) -> Result<()> {
+    let representation = model.manifest.representation;
+    let Some((task, head)) = task else {
+        let samples: Vec<Sample> = (0..pool.len()).map(Sample::upright).collect();
+        return for_each_row(device, model, representation, pool, &samples, hook, |samples, rows| {
+            consume(samples, rows, &[])
+        });
+    };
+    if representation != Representation::Features {
+        let frozen = "its backbone is the pretext model's, and so are the losses of its items";
+        return Err(LearnerError::Model(frozen.to_owned()));
+    }
+    let samples: Vec<Sample> = (0..pool.len()).flat_map(|index| task.scoring_samples(index)).collect();
+    let view_count = samples.len().checked_div(pool.len()).unwrap_or(1);
+    // All views of an item must come in one batch for its loss to be taken over them.
+    debug_assert_eq!(BATCH_SIZE % view_count, 0);
+    let feature_count = model.architecture().feature_count;
+    for_each_row(device, model, representation, pool, &samples, hook, |samples, features| {
+        let losses = task.item_losses(head, features)?;
+        let upright: Vec<Sample> = samples.iter().step_by(view_count).copied().collect();
+        let views = features.chunks_exact(view_count * feature_count);
+        let own: Vec<f32> = views.flat_map(|views| &views[..feature_count]).copied().collect();
+        consume(&upright, &own, &losses)
+    })
 }

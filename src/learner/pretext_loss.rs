@@ -3,13 +3,12 @@
 
 use candle_core::Device;
 
-use super::inference::{BATCH_SIZE, check_pretext, for_each_row};
+use super::inference::{check_pretext, for_each_item};
 use super::tables::PretextLossTable;
 use super::{Result, StepHook};
 use crate::nn::checkpoint::Checkpoint;
-use crate::nn::graph::Representation;
 use crate::pretext;
-use crate::vision::{Pool, Sample};
+use crate::vision::Pool;
 
 /// `v` of each item; rows come in the pool's order.
 ///
@@ -23,16 +22,10 @@ pub fn pretext_losses(
 ) -> Result<PretextLossTable> {
     check_pretext(model)?;
     let task = pretext::for_settings(&model.manifest.pretext);
-    let samples: Vec<Sample> = (0..pool.len()).flat_map(|index| task.scoring_samples(index)).collect();
-    let view_count = samples.len().checked_div(pool.len()).unwrap_or(1);
-    // All views of an item must come in one batch for its loss to be taken over them.
-    debug_assert_eq!(BATCH_SIZE % view_count, 0);
-    let mut table =
-        PretextLossTable { run: model.manifest.run.clone(), rows: Vec::with_capacity(pool.len()) };
-    for_each_row(device, model, Representation::Features, pool, &samples, hook, |samples, features| {
-        let losses = task.item_losses(&model.head, features)?;
-        let items = samples.chunks_exact(view_count).map(|views| *pool.hash(views[0].index));
-        table.rows.extend(items.zip(losses));
+    let mut table = PretextLossTable { run: model.manifest.run.clone(), rows: Vec::with_capacity(pool.len()) };
+    for_each_item(device, model, Some((task.as_ref(), &model.head)), pool, hook, |samples, _, losses| {
+        let hashes = samples.iter().map(|sample| *pool.hash(sample.index));
+        table.rows.extend(hashes.zip(losses.iter().copied()));
         Ok(())
     })?;
     Ok(table)

@@ -46,7 +46,7 @@ pub struct RoundOutcome {
     pub model: Checkpoint,
     /// Its verdict on the test split.
     pub evaluation: Option<Evaluation>,
-    /// Scores of every pool item in the pool's order.
+    /// Scores of every pool item in the pool's order, with the columns that the strategy reads.
     pub scores: ScoreTable,
 }
 
@@ -89,9 +89,10 @@ pub fn round_step(
         }
         (Some((test, classes)), ..) => Some(evaluate(device, &model, test, classes, &mut ask)?),
     };
+    let scope = settings.strategy.score_scope();
     let scores = match table {
-        None => score(device, &model, pool, &mut ask)?,
-        Some(table) => score_embeddings(&model, table, &mut ask)?,
+        None => score(device, &model, Some(pretext), pool, &scope, &mut ask)?,
+        Some(table) => score_embeddings(&model, table, &scope, &mut ask)?,
     };
     Ok(RoundOutcome { model, evaluation, scores })
 }

@@ -11,7 +11,7 @@ use super::{LearnerError, Result};
 
 const EMBEDDING_MAGIC: &[u8; 8] = b"GLNREMB1";
 const PRETEXT_LOSS_MAGIC: &[u8; 8] = b"GLNRPLO1";
-const SCORE_MAGIC: &[u8; 8] = b"GLNRSCO1";
+const SCORE_MAGIC: &[u8; 8] = b"GLNRSCO2";
 
 /// Classes that a score row names at most.
 pub const TOP_COUNT: usize = 3;
@@ -181,6 +181,52 @@ impl ScoreRow {
     }
 }
 
+/// Numbers beside the rows of a score table, `width` for each row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// Numbers for a row, at least 1.
+    pub width: usize,
+    /// f32 `[N, width]` in the order of the rows.
+    pub values: Vec<f32>,
+}
+
+impl Column {
+    /// A column for tables without rows.
+    #[must_use]
+    pub fn new(width: usize) -> Self {
+        Self { width, values: Vec::new() }
+    }
+
+    /// The numbers of row `index`, which the table must have.
+    #[must_use]
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.width..][..self.width]
+    }
+}
+
+/// What strategies read beside `u` and the guesses; each column is there if the scope of the scoring asked for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScoreColumns {
+    /// Distribution over the classes, `[N, C]`.
+    pub probabilities: Option<Column>,
+    /// What the head sees, `[N, D]`.
+    pub features: Option<Column>,
+    /// `v` under the fine-tuned backbone in nats, `[N, 1]`.
+    pub losses: Option<Column>,
+    /// Mutual information of prediction and weights under dropout in nats, `[N, 1]`.
+    pub mutual_information: Option<Column>,
+}
+
+impl ScoreColumns {
+    fn each(&self) -> [&Option<Column>; 4] {
+        [&self.probabilities, &self.features, &self.losses, &self.mutual_information]
+    }
+
+    fn each_mut(&mut self) -> [&mut Option<Column>; 4] {
+        [&mut self.probabilities, &mut self.features, &mut self.losses, &mut self.mutual_information]
+    }
+}
+
 /// Scores of items under one downstream model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreTable {
@@ -188,18 +234,29 @@ pub struct ScoreTable {
     pub run: String,
     /// One row an item.
     pub rows: Vec<ScoreRow>,
+    /// Further numbers of each row.
+    pub columns: ScoreColumns,
 }
 
 impl ScoreTable {
     /// Appends the rows of another shard.
     ///
     /// # Errors
-    /// A shard of another model.
+    /// A shard of another model, or with other columns.
     pub fn append(&mut self, shard: &Self) -> Result<()> {
         if shard.run != self.run {
             return Err(LearnerError::Table("its rows come from another model".to_owned()));
         }
+        let widths = |table: &Self| table.columns.each().map(|column| column.as_ref().map(|c| c.width));
+        if widths(self) != widths(shard) {
+            return Err(LearnerError::Table("the shards have different columns".to_owned()));
+        }
         self.rows.extend_from_slice(&shard.rows);
+        for (column, more) in self.columns.each_mut().into_iter().zip(shard.columns.each()) {
+            if let (Some(column), Some(more)) = (column, more) {
+                column.values.extend_from_slice(&more.values);
+            }
+        }
         Ok(())
     }
 
@@ -219,6 +276,13 @@ impl ScoreTable {
                 bytes.extend_from_slice(&probability.to_le_bytes());
             }
         }
+        for column in self.columns.each() {
+            // A width of 0 stands for no column.
+            let width = column.as_ref().map_or(0, |column| column.width as u32);
+            bytes.extend_from_slice(&width.to_le_bytes());
+            let values = column.iter().flat_map(|column| &column.values);
+            values.for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        }
         bytes
     }
 
@@ -233,8 +297,16 @@ impl ScoreTable {
             return Err(LearnerError::Table(format!("it names {top_count} classes a row, not {TOP_COUNT}")));
         }
         let rows = (0..count).map(|_| reader.read_score()).collect::<Result<Vec<_>>>()?;
+        let mut columns = ScoreColumns::default();
+        for column in columns.each_mut() {
+            let width = u32::from_le_bytes(reader.take_array()?) as usize;
+            if width > 0 {
+                let values = reader.read_numbers(count.saturating_mul(width))?;
+                *column = Some(Column { width, values });
+            }
+        }
         reader.finish()?;
-        Ok(Self { run, rows })
+        Ok(Self { run, rows, columns })
     }
 }
 
@@ -331,7 +403,13 @@ mod tests {
 
     fn scores() -> ScoreTable {
         let row = |item: u8, probabilities: &[f32]| ScoreRow::of(ContentHash([item; 32]), probabilities);
-        ScoreTable { run: "cd".repeat(32), rows: vec![row(1, &[0.1, 0.7, 0.1, 0.1]), row(2, &[0.5, 0.5])] }
+        let rows = vec![row(1, &[0.1, 0.7, 0.1, 0.1]), row(2, &[0.5, 0.5])];
+        let columns = ScoreColumns {
+            features: Some(Column { width: 3, values: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0] }),
+            losses: Some(Column { width: 1, values: vec![0.5, 1.5] }),
+            ..ScoreColumns::default()
+        };
+        ScoreTable { run: "cd".repeat(32), rows, columns }
     }
 
     #[test]
@@ -371,7 +449,10 @@ mod tests {
         assert_eq!(measured.rows.len(), 4);
         assert!(measured.append(&PretextLossTable { run: "00".to_owned(), rows: vec![] }).is_err());
         let mut scored = scores();
-        assert!(scored.append(&ScoreTable { run: "00".to_owned(), rows: vec![] }).is_err());
+        assert!(scored.append(&ScoreTable { run: "00".to_owned(), ..scores() }).is_err());
+        assert!(scored.append(&ScoreTable { columns: ScoreColumns::default(), ..scores() }).is_err());
+        scored.append(&scores()).unwrap();
+        assert_eq!((scored.rows.len(), scored.columns.features.unwrap().row(3)), (4, &[4.0, 5.0, 6.0][..]));
     }
 
     #[test]

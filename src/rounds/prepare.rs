@@ -13,6 +13,7 @@ use super::request::{
 use super::subject_of_round;
 use super::votes::{free_votes, share_of};
 use crate::domain::job::{JobKind, JobState};
+use crate::domain::strategy::ScoreScope;
 use crate::store::job::JobRow;
 use crate::store::pool::SegmentExtent;
 use crate::store::project::ProjectRow;
@@ -22,8 +23,13 @@ use crate::store::{PgConnection, job, pool, task};
 const SHARD_ITEM_COUNT: i64 = 16_384;
 
 /// What a shard of the pretext model asks for, but for its segments.
-const OF_PRETEXT_MODEL: ShardRequest =
-    ShardRequest { first_segment: 0, last_segment: 0, model_version: None, round: 0 };
+const OF_PRETEXT_MODEL: ShardRequest = ShardRequest {
+    first_segment: 0,
+    last_segment: 0,
+    model_version: None,
+    round: 0,
+    scope: ScoreScope { probabilities: false, features: false, labeled: false, losses: false, dropout: None },
+};
 
 /// How far the jobs of one kind are.
 #[derive(Debug)]
@@ -65,6 +71,8 @@ pub(super) async fn pretext_losses(
 }
 
 /// The keys of score tables of the published model that cover what round `round` left unlabelled; none without a model.
+///
+/// A strategy that was changed after the scoring may read more than was computed; then the pool is scored anew.
 pub(super) async fn scores(
     connection: &mut PgConnection,
     project: &ProjectRow,
@@ -74,7 +82,9 @@ pub(super) async fn scores(
         return Ok(Prepared::Done(Vec::new()));
     };
     let segments = pool::list_segments(connection, project.id).await?;
-    let shard = ShardRequest { first_segment: 0, last_segment: 0, model_version: Some(version), round };
+    let scope = project.settings.strategy.score_scope();
+    let shard =
+        ShardRequest { first_segment: 0, last_segment: 0, model_version: Some(version), round, scope };
     shards(connection, project, JobKind::Score, &segments, shard).await
 }
 
@@ -105,8 +115,10 @@ pub(super) async fn selection(
     let count = settings.batch_size.min(u32::try_from(affordable).unwrap_or(u32::MAX));
     let random_count = share_of(count, settings.random_fraction);
     let model_version = project.model_version;
+    let class_count = pool::count_outputs(connection, project.id).await?;
     let request = SelectRequest {
         round,
+        class_count: u32::try_from(class_count).unwrap_or(u32::MAX),
         strategy: if model_version.is_some() { settings.strategy } else { settings.seed_strategy.strategy() },
         model_version,
         random_count,
@@ -158,7 +170,7 @@ async fn shards(
     let mut all_done = true;
     for job in job::list_by_kind(connection, project.id, kind).await? {
         let shard: ShardRequest = from_json("request", &job.request)?;
-        if shard.model_version != shape.model_version {
+        if (shard.model_version, shard.scope) != (shape.model_version, shape.scope) {
             continue;
         }
         covered.extend(shard.first_segment..=shard.last_segment);
@@ -174,7 +186,7 @@ async fn shards(
     for (first, last) in group_segments(&uncovered) {
         let shard = ShardRequest { first_segment: first, last_segment: last, ..shape };
         let subject = match shape.model_version {
-            Some(version) => format!("model-{version}-segments-{first}-{last}"),
+            Some(version) => format!("model-{version}-segments-{first}-{last}{}", shape.scope.suffix()),
             None => format!("segments-{first}-{last}"),
         };
         job::enqueue(connection, project.id, kind, &subject, &to_json(&shard)).await?;

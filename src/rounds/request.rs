@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::domain::ids::{ImportId, ItemId};
 use crate::domain::project::ClassIndex;
-use crate::domain::strategy::Strategy;
+use crate::domain::strategy::{ScoreScope, Strategy};
 use crate::domain::task::TaskSource;
 use crate::store::task::{NewTask, Suggestion};
 
@@ -28,7 +28,7 @@ pub struct PretrainRequest {
 }
 
 /// Asks to embed or to score the pool items of some segments, or to measure their `v`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShardRequest {
     /// Number of the first segment.
     pub first_segment: i32,
@@ -38,6 +38,9 @@ pub struct ShardRequest {
     pub model_version: Option<i32>,
     /// The last round whose labels count; items that it and those before left unlabelled are scored.
     pub round: i32,
+    /// What the strategy reads beside `u` and the guesses.
+    #[serde(default)]
+    pub scope: ScoreScope,
 }
 
 /// Where a shard's table lies.
@@ -78,6 +81,9 @@ pub struct SelectRequest {
     pub round: i32,
     /// The rule.
     pub strategy: Strategy,
+    /// Classes of the project.
+    #[serde(default)]
+    pub class_count: u32,
     /// The model whose scores are used; none for the seed batch.
     pub model_version: Option<i32>,
     /// Items to draw at random, for the honest curve.

@@ -1,4 +1,5 @@
-//! The body of a score job: `u` and the guesses of a model for a shard of what is unlabelled (Algorithm 1, line 5).
+//! The body of a score job: `u`, the guesses and what else the strategy reads of a model, for a shard of what is unlabelled (Algorithm 1, line
+//! 5); of the labelled too where the strategy measures distances to them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::store::project::ProjectRow;
 use crate::store::{job, model, pool};
 
 use super::attempt::Attempt;
+use super::embed::load_pretext;
 use super::finish::Finished;
 use super::{BodyError, Workshop};
 
@@ -31,7 +33,11 @@ pub(super) async fn run(
         let mut connection = workshop.store.acquire().await?;
         let extents = pool::list_segments(&mut connection, project.id).await?;
         let (first, last) = (request.first_segment, request.last_segment);
-        let items = pool::list_unlabeled(&mut connection, project.id, request.round, first, last).await?;
+        let items = if request.scope.labeled {
+            pool::list_items(&mut connection, project.id, first, last).await?
+        } else {
+            pool::list_unlabeled(&mut connection, project.id, request.round, first, last).await?
+        };
         (extents, items, model::find(&mut connection, project.id, version).await?)
     };
     let found =
@@ -40,12 +46,14 @@ pub(super) async fn run(
         return Ok(Finished::Outcome(to_json(&ShardOutcome { key: None, item_count: 0 })));
     }
     let checkpoint = workshop.materials.load_checkpoint(&found.checkpoint).await?;
+    let scope = request.scope;
     let work = if trains_head_alone(&checkpoint.manifest.fine_tune) {
         let table = find_embeddings(workshop, project, &items).await?;
-        Work::ScoreEmbeddings { model: checkpoint, table: Arc::new(table) }
+        Work::ScoreEmbeddings { model: checkpoint, table: Arc::new(table), scope }
     } else {
         let pool = workshop.materials.open_pool(project.id, project.settings.image, &extents, &items).await?;
-        Work::Score { model: checkpoint, pool: Arc::new(pool) }
+        let pretext = if scope.losses { Some(load_pretext(workshop, project).await?.1) } else { None };
+        Work::Score { model: checkpoint, pretext, pool: Arc::new(pool), scope }
     };
     let Outcome::Scores(table) = workshop.engine()?.run(project.id, work, attempt.hook()).await? else {
         return Err(BodyError::failed("the engine answered a scoring with something else"));

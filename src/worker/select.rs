@@ -5,11 +5,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::acquisition::{Candidates, Embeddings, Pick, select};
+use crate::acquisition::{Candidates, Pick, Rows, depends_on_count, reads_embeddings, select};
 use crate::domain::content_hash::ContentHash;
 use crate::domain::project::ClassIndex;
-use crate::domain::strategy::{Strategy, UncertaintyMeasure};
-use crate::learner::{EmbeddingTable, PretextLossTable, ScoreRow, ScoreTable};
+use crate::domain::strategy::Strategy;
+use crate::learner::{Column, EmbeddingTable, PretextLossTable, ScoreRow, ScoreTable};
 use crate::rounds::request::{ChosenItem, SelectRequest, Selection, from_json, to_json};
 use crate::store::job::JobRow;
 use crate::store::pool::{self, PoolItem};
@@ -69,18 +69,55 @@ async fn load_scores(workshop: &Workshop, keys: &[String]) -> Result<Option<Scor
     Ok(joined)
 }
 
-/// The columns of the candidates, owned, in one order.
-#[derive(Default)]
-struct Columns {
-    items: Vec<PoolItem>,
-    hashes: Vec<ContentHash>,
-    losses: Option<Vec<f32>>,
-    embeddings: Vec<f32>,
-    uncertainty: Vec<f32>,
-    predicted: Vec<ClassIndex>,
-    scores: Vec<Option<ScoreRow>>,
-    feature_count: usize,
-    has_scores: bool,
+/// The tables of a selection, and where each item stands in them.
+struct Tables<'t> {
+    embeddings: &'t EmbeddingTable,
+    embedding_rows: HashMap<ContentHash, usize>,
+    /// `v` under the frozen pretext model, if the rule reads it.
+    losses: Option<HashMap<ContentHash, f32>>,
+    scores: Option<&'t ScoreTable>,
+    score_rows: HashMap<ContentHash, usize>,
+}
+
+impl<'t> Tables<'t> {
+    fn new(
+        embeddings: &'t EmbeddingTable,
+        losses: Option<&PretextLossTable>,
+        scores: Option<&'t ScoreTable>,
+    ) -> Self {
+        let embedding_rows = embeddings.hashes.iter().copied().zip(0..).collect();
+        let score_rows = scores.iter().flat_map(|table| &table.rows).map(|row| row.hash).zip(0..).collect();
+        let losses = losses.map(|table| table.rows.iter().copied().collect());
+        Self { embeddings, embedding_rows, losses, scores, score_rows }
+    }
+
+    /// Where an item stands; `None` while a table doesn't cover it.
+    fn find(&self, hash: &ContentHash) -> Option<TableRows> {
+        let embedding = *self.embedding_rows.get(hash)?;
+        let loss = match &self.losses {
+            None => None,
+            Some(losses) => Some(*losses.get(hash)?),
+        };
+        let score = match self.scores {
+            None => None,
+            Some(_) => Some(*self.score_rows.get(hash)?),
+        };
+        Some(TableRows { embedding, loss, score })
+    }
+}
+
+/// Rows of one item, and its `v`.
+#[derive(Clone, Copy)]
+struct TableRows {
+    embedding: usize,
+    loss: Option<f32>,
+    score: Option<usize>,
+}
+
+/// An item that can be asked.
+struct Candidate {
+    item: PoolItem,
+    rows: TableRows,
 }
 
 fn choose(
@@ -95,165 +132,79 @@ fn choose(
     let Some(embeddings) = embeddings else {
         return Ok(Selection::default());
     };
-    let rows: HashMap<_, _> = embeddings.hashes.iter().enumerate().map(|(row, hash)| (*hash, row)).collect();
-    let columns = gather(request, items, embeddings, &rows, losses, scores);
-    let round = request.round.unsigned_abs();
-    let random =
-        pick(&Strategy::Random {}, &columns, &Labeled::default(), request.random_count, seed, round)?;
-    let drawn: HashSet<usize> = random.iter().map(|pick| pick.index).collect();
-    let rest = columns.without(&drawn);
-    let labeled = Labeled::gather(labeled, embeddings, &rows);
-    Ok(Selection {
-        random: random.iter().map(|pick| columns.describe(pick)).collect(),
-        ranking: rank(request, &rest, &labeled, seed)?,
-    })
-}
-
-/// The rule's choice with the spare items behind it.
-///
-/// Clusters depend on how many are wanted, so `typical` chooses the spare ones separately: the batch is the same whatever is asked ahead.
-fn rank(
-    request: &SelectRequest,
-    columns: &Columns,
-    labeled: &Labeled,
-    seed: u64,
-) -> Result<Vec<ChosenItem>, BodyError> {
-    let round = request.round.unsigned_abs();
-    let (query_count, spare_count) = (request.query_count, request.spare_count);
-    if !matches!(request.strategy, Strategy::Typical {}) {
-        let count = query_count.saturating_add(spare_count);
-        let picks = pick(&request.strategy, columns, labeled, count, seed, round)?;
-        return Ok(picks.iter().map(|pick| columns.describe(pick)).collect());
-    }
-    let batch = pick(&request.strategy, columns, labeled, query_count, seed, round)?;
-    let rest = columns.without(&batch.iter().map(|pick| pick.index).collect());
-    let spare = pick(&request.strategy, &rest, labeled, spare_count, seed, round)?;
-    let spare = spare.iter().map(|pick| rest.describe(pick));
-    Ok(batch.iter().map(|pick| columns.describe(pick)).chain(spare).collect())
-}
-
-/// Embeddings of what is labelled already, for strategies that look where the pool is covered.
-#[derive(Default)]
-struct Labeled {
-    hashes: Vec<ContentHash>,
-    embeddings: Vec<f32>,
-}
-
-impl Labeled {
-    fn gather(labeled: &[ContentHash], table: &EmbeddingTable, rows: &HashMap<ContentHash, usize>) -> Self {
-        let mut gathered = Self::default();
-        for hash in labeled {
-            if let Some(row) = rows.get(hash) {
-                gathered.hashes.push(*hash);
-                gathered.embeddings.extend_from_slice(table.embedding(*row));
-            }
-        }
-        gathered
-    }
-}
-
-fn pick(
-    strategy: &Strategy,
-    columns: &Columns,
-    labeled: &Labeled,
-    count: u32,
-    seed: u64,
-    round: u32,
-) -> Result<Vec<Pick>, BodyError> {
-    let dimension_count = columns.feature_count;
-    let candidates = Candidates {
-        hashes: &columns.hashes,
-        uncertainty: columns.has_scores.then_some(&columns.uncertainty),
-        pretext_loss: columns.losses.as_deref(),
-        predicted: columns.has_scores.then_some(&columns.predicted),
-        embeddings: Some(Embeddings { values: &columns.embeddings, dimension_count }),
-        labeled_hashes: &labeled.hashes,
-        labeled_embeddings: Some(Embeddings { values: &labeled.embeddings, dimension_count }),
+    let selector = Selector {
+        request,
+        seed,
+        tables: Tables::new(embeddings, losses, scores.filter(|_| request.model_version.is_some())),
+        labeled,
     };
-    select(strategy, &candidates, count as usize, seed, round).map_err(BodyError::failed)
+    let cover = |item: PoolItem| selector.tables.find(&item.hash).map(|rows| Candidate { item, rows });
+    let mut candidates: Vec<Candidate> = items.into_iter().filter_map(cover).collect();
+    let random = selector.take(&Strategy::Random {}, &mut candidates, request.random_count)?;
+    Ok(Selection { random, ranking: selector.rank(candidates)? })
 }
 
-/// Lines the candidates up with their embeddings and, where there is a model, their scores; what a table doesn't cover yet is left out.
-fn gather(
-    request: &SelectRequest,
-    items: Vec<PoolItem>,
-    table: &EmbeddingTable,
-    rows: &HashMap<ContentHash, usize>,
-    losses: Option<&PretextLossTable>,
-    scores: Option<&ScoreTable>,
-) -> Columns {
-    let measure = match request.strategy {
-        Strategy::DeepActive { uncertainty, .. } => uncertainty,
-        Strategy::Uncertainty { measure } => measure,
-        Strategy::Pretext {} | Strategy::Random {} | Strategy::Typical {} => UncertaintyMeasure::default(),
-    };
-    let scored: HashMap<_, _> =
-        scores.map(|table| table.rows.iter().map(|row| (row.hash, row)).collect()).unwrap_or_default();
-    let has_scores = request.model_version.is_some();
-    let measured: Option<HashMap<_, _>> = losses.map(|table| table.rows.iter().copied().collect());
-    let losses = measured.as_ref().map(|_| Vec::new());
-    let mut columns =
-        Columns { feature_count: table.feature_count, has_scores, losses, ..Columns::default() };
-    for item in items {
-        let Some(row) = rows.get(&item.hash) else {
-            continue;
-        };
-        let loss = measured.as_ref().map(|measured| measured.get(&item.hash).copied());
-        if loss == Some(None) {
-            continue;
-        }
-        let score = scored.get(&item.hash).copied().copied();
-        if has_scores {
-            let Some(score) = &score else { continue };
-            columns.uncertainty.push(score.uncertainty.by(measure));
-            columns.predicted.push(score.predicted());
-        }
-        columns.hashes.push(item.hash);
-        if let (Some(column), Some(Some(loss))) = (&mut columns.losses, loss) {
-            column.push(loss);
-        }
-        columns.embeddings.extend_from_slice(table.embedding(*row));
-        columns.scores.push(score);
-        columns.items.push(item);
-    }
-    columns
+struct Selector<'s> {
+    request: &'s SelectRequest,
+    seed: u64,
+    tables: Tables<'s>,
+    labeled: &'s [ContentHash],
 }
 
-impl Columns {
-    /// The same columns without some rows.
-    fn without(&self, left_out: &HashSet<usize>) -> Self {
-        let mut rest = Self {
-            feature_count: self.feature_count,
-            has_scores: self.has_scores,
-            losses: self.losses.as_ref().map(|_| Vec::new()),
-            ..Self::default()
-        };
-        for index in (0..self.items.len()).filter(|index| !left_out.contains(index)) {
-            rest.items.push(self.items[index].clone());
-            rest.hashes.push(self.hashes[index]);
-            if let (Some(column), Some(losses)) = (&mut rest.losses, &self.losses) {
-                column.push(losses[index]);
-            }
-            rest.embeddings
-                .extend_from_slice(&self.embeddings[index * self.feature_count..][..self.feature_count]);
-            rest.scores.push(self.scores[index]);
-            if self.has_scores {
-                rest.uncertainty.push(self.uncertainty[index]);
-                rest.predicted.push(self.predicted[index]);
-            }
+impl Selector<'_> {
+    /// The rule's choice with the spare items behind it.
+    ///
+    /// Where the choice depends on how many are wanted the spare ones are chosen separately: the batch is the same whatever is asked ahead.
+    fn rank(&self, mut candidates: Vec<Candidate>) -> Result<Vec<ChosenItem>, BodyError> {
+        let (strategy, query_count) = (&self.request.strategy, self.request.query_count);
+        let spare_count = self.request.spare_count;
+        if !depends_on_count(strategy) {
+            return self.take(strategy, &mut candidates, query_count.saturating_add(spare_count));
         }
-        rest
+        let mut ranking = self.take(strategy, &mut candidates, query_count)?;
+        ranking.extend(self.take(strategy, &mut candidates, spare_count)?);
+        Ok(ranking)
     }
 
-    fn describe(&self, pick: &Pick) -> ChosenItem {
-        let suggestions = self.scores[pick.index].map(|row| {
+    /// Chooses up to `count` of the candidates, best first, and takes them out.
+    fn take(
+        &self,
+        strategy: &Strategy,
+        candidates: &mut Vec<Candidate>,
+        count: u32,
+    ) -> Result<Vec<ChosenItem>, BodyError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let picks = self.pick(strategy, candidates, count)?;
+        let chosen = picks.iter().map(|pick| self.describe(&candidates[pick.index], pick)).collect();
+        let taken: HashSet<usize> = picks.iter().map(|pick| pick.index).collect();
+        let mut index = 0..;
+        candidates.retain(|_| index.next().is_some_and(|index| !taken.contains(&index)));
+        Ok(chosen)
+    }
+
+    fn pick(
+        &self,
+        strategy: &Strategy,
+        candidates: &[Candidate],
+        count: u32,
+    ) -> Result<Vec<Pick>, BodyError> {
+        let columns = Columns::gather(self, strategy, candidates);
+        select(strategy, &columns.view(), count as usize, self.seed, self.request.round.unsigned_abs())
+            .map_err(BodyError::failed)
+    }
+
+    fn describe(&self, candidate: &Candidate, pick: &Pick) -> ChosenItem {
+        let row = self.tables.scores.zip(candidate.rows.score).map(|(table, row)| &table.rows[row]);
+        let suggestions = row.map(|row| {
             let named = row.top.iter().filter(|(_, probability)| *probability > 0.0);
             named
                 .map(|(class, probability)| Suggestion { class: *class, probability: *probability })
                 .collect()
         });
         ChosenItem {
-            item: self.items[pick.index].id,
+            item: candidate.item.id,
             score: pick.score,
             uncertainty: pick.uncertainty,
             pretext_loss: pick.pretext_loss,
@@ -262,10 +213,114 @@ impl Columns {
     }
 }
 
+/// Numbers gathered row by row, `width` for each.
+type Gathered = Option<(usize, Vec<f32>)>;
+
+/// The columns that a strategy reads, lined up with its candidates.
+struct Columns {
+    hashes: Vec<ContentHash>,
+    uncertainty: Option<Vec<f32>>,
+    predicted: Option<Vec<ClassIndex>>,
+    losses: Option<Vec<f32>>,
+    probabilities: Gathered,
+    features: Gathered,
+    mutual_information: Gathered,
+    embeddings: Gathered,
+    labeled_hashes: Vec<ContentHash>,
+    labeled_losses: Option<Vec<f32>>,
+    labeled_features: Gathered,
+    labeled_embeddings: Gathered,
+    class_count: usize,
+}
+
+impl Columns {
+    /// `u` and `v` are those of the project's rule whatever `strategy` acts, since they stand beside every query.
+    fn gather(selector: &Selector<'_>, strategy: &Strategy, candidates: &[Candidate]) -> Self {
+        let (tables, rule) = (&selector.tables, &selector.request.strategy);
+        let scope = strategy.score_scope();
+        let rows: Vec<TableRows> = candidates.iter().map(|candidate| candidate.rows).collect();
+        let labeled: Vec<(ContentHash, TableRows)> = selector
+            .labeled
+            .iter()
+            .filter_map(|hash| {
+                let embedding = *tables.embedding_rows.get(hash)?;
+                let loss = tables.losses.as_ref().and_then(|losses| losses.get(hash)).copied();
+                let score = tables.score_rows.get(hash).copied();
+                (score.is_some() || !scope.labeled).then_some((*hash, TableRows { embedding, loss, score }))
+            })
+            .collect();
+        let (labeled_hashes, labeled): (Vec<_>, Vec<_>) = labeled.into_iter().unzip();
+        let judged = tables.scores.map(|table| rows.iter().filter_map(|row| Some(&table.rows[row.score?])));
+        let columns = tables.scores.map(|table| &table.columns);
+        let frozen_losses = |rows: &[TableRows]| rows.iter().map(|row| row.loss).collect::<Option<Vec<_>>>();
+        let embeddings = |rows: &[TableRows]| {
+            let width = tables.embeddings.feature_count;
+            let values = rows.iter().flat_map(|row| tables.embeddings.embedding(row.embedding)).copied();
+            reads_embeddings(strategy).then(|| (width, values.collect()))
+        };
+        let features = columns.and_then(|columns| columns.features.as_ref()).filter(|_| scope.features);
+        let probabilities = columns.and_then(|columns| columns.probabilities.as_ref());
+        let information = columns.and_then(|columns| columns.mutual_information.as_ref());
+        Self {
+            hashes: candidates.iter().map(|candidate| candidate.item.hash).collect(),
+            uncertainty: judged
+                .clone()
+                .map(|rows| rows.map(|row| row.uncertainty.by(rule.measure())).collect()),
+            predicted: judged.map(|rows| rows.map(ScoreRow::predicted).collect()),
+            losses: match columns.and_then(|columns| columns.losses.as_ref()) {
+                Some(column) if rule.score_scope().losses => Some(gather_rows(column, &rows).1),
+                _ => frozen_losses(&rows),
+            },
+            probabilities: probabilities
+                .filter(|_| scope.probabilities)
+                .map(|column| gather_rows(column, &rows)),
+            features: features.map(|column| gather_rows(column, &rows)),
+            mutual_information: information
+                .filter(|_| scope.dropout.is_some())
+                .map(|column| gather_rows(column, &rows)),
+            embeddings: embeddings(&rows),
+            labeled_losses: frozen_losses(&labeled),
+            labeled_features: features.filter(|_| scope.labeled).map(|column| gather_rows(column, &labeled)),
+            labeled_embeddings: embeddings(&labeled),
+            labeled_hashes,
+            class_count: selector.request.class_count as usize,
+        }
+    }
+
+    fn view(&self) -> Candidates<'_> {
+        fn rows(gathered: &Gathered) -> Option<Rows<'_>> {
+            gathered.as_ref().map(|(width, values)| Rows { values, width: *width })
+        }
+        Candidates {
+            hashes: &self.hashes,
+            uncertainty: self.uncertainty.as_deref(),
+            pretext_loss: self.losses.as_deref(),
+            predicted: self.predicted.as_deref(),
+            probabilities: rows(&self.probabilities),
+            features: rows(&self.features),
+            mutual_information: self.mutual_information.as_ref().map(|(_, values)| values.as_slice()),
+            embeddings: rows(&self.embeddings),
+            labeled_hashes: &self.labeled_hashes,
+            labeled_pretext_loss: self.labeled_losses.as_deref(),
+            labeled_features: rows(&self.labeled_features),
+            labeled_embeddings: rows(&self.labeled_embeddings),
+            class_count: self.class_count,
+        }
+    }
+}
+
+/// The rows' numbers in a column of the score table; each row stands in it.
+fn gather_rows(column: &Column, rows: &[TableRows]) -> (usize, Vec<f32>) {
+    let values = rows.iter().filter_map(|row| row.score).flat_map(|row| column.row(row)).copied();
+    (column.width, values.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::ids::{ItemId, SegmentId};
+    use crate::domain::strategy::UncertaintyMeasure;
+    use crate::learner::ScoreColumns;
 
     fn items(count: u8) -> Vec<PoolItem> {
         let item = |place: u8| PoolItem {
@@ -282,6 +337,7 @@ mod tests {
         SelectRequest {
             round: 2,
             strategy,
+            class_count: 2,
             model_version: Some(1),
             random_count: 3,
             query_count: 5,
@@ -295,14 +351,51 @@ mod tests {
     fn tables(items: &[PoolItem]) -> (EmbeddingTable, PretextLossTable, ScoreTable) {
         let mut embeddings = EmbeddingTable::new("a".repeat(64), 2);
         let mut losses = PretextLossTable { run: "a".repeat(64), rows: Vec::new() };
-        let mut scores = ScoreTable { run: "b".repeat(64), rows: Vec::new() };
+        let mut columns = ScoreColumns {
+            probabilities: Some(Column::new(2)),
+            features: Some(Column::new(3)),
+            losses: Some(Column::new(1)),
+            mutual_information: Some(Column::new(1)),
+        };
+        let mut rows = Vec::new();
         for (place, item) in (0u8..).zip(items) {
             embeddings.push(item.hash, &[f32::from(place % 4), f32::from(place % 3) + 0.5]);
             losses.rows.push((item.hash, f32::from(place)));
             let certain = 0.5 + f32::from(place) / 100.0;
-            scores.rows.push(ScoreRow::of(item.hash, &[certain, 1.0 - certain]));
+            let probabilities = [certain, 1.0 - certain];
+            rows.push(ScoreRow::of(item.hash, &probabilities));
+            let number = f32::from(place);
+            let further: [(_, &[f32]); 4] = [
+                (&mut columns.probabilities, &probabilities),
+                (&mut columns.features, &[number, 2.0, 1.0]),
+                (&mut columns.losses, &[100.0 - number]),
+                (&mut columns.mutual_information, &[number / 30.0]),
+            ];
+            for (column, values) in further {
+                column.as_mut().unwrap().values.extend_from_slice(values);
+            }
         }
-        (embeddings, losses, scores)
+        (embeddings, losses, ScoreTable { run: "b".repeat(64), rows, columns })
+    }
+
+    fn every_strategy() -> Vec<Strategy> {
+        let kinds = [
+            r#"{"kind":"deep_active"}"#,
+            r#"{"kind":"deep_active","diversity":2}"#,
+            r#"{"kind":"deep_active","pretext_model":"fine_tuned"}"#,
+            r#"{"kind":"uncertainty"}"#,
+            r#"{"kind":"pretext"}"#,
+            r#"{"kind":"random"}"#,
+            r#"{"kind":"typical"}"#,
+            r#"{"kind":"typiclust"}"#,
+            r#"{"kind":"probcover"}"#,
+            r#"{"kind":"core_set"}"#,
+            r#"{"kind":"badge"}"#,
+            r#"{"kind":"bald"}"#,
+            r#"{"kind":"pt4al"}"#,
+            r#"{"kind":"coverage_shift"}"#,
+        ];
+        kinds.iter().map(|kind| serde_json::from_str(kind).unwrap()).collect()
     }
 
     fn choose_of(items: &[PoolItem], request: &SelectRequest) -> Selection {
@@ -318,8 +411,7 @@ mod tests {
     fn random_items_are_the_same_under_every_rule_and_no_item_is_chosen_twice() {
         let items = items(30);
         let sample = ids(&choose_of(&items, &request(Strategy::Pretext {})).random);
-        for strategy in [Strategy::default(), Strategy::Random {}, Strategy::Typical {}, Strategy::Pretext {}]
-        {
+        for strategy in every_strategy() {
             let selection = choose_of(&items, &request(strategy));
             assert_eq!((selection.random.len(), selection.ranking.len()), (3, 9), "{strategy:?}");
             assert_eq!(ids(&selection.random), sample, "{strategy:?}");
@@ -331,7 +423,7 @@ mod tests {
     #[test]
     fn a_batch_is_the_same_whatever_is_asked_ahead() {
         let items = items(30);
-        for strategy in [Strategy::default(), Strategy::Random {}, Strategy::Typical {}] {
+        for strategy in every_strategy() {
             let with_spare = choose_of(&items, &request(strategy));
             let without = choose_of(&items, &SelectRequest { spare_count: 0, ..request(strategy) });
             assert_eq!(ids(&with_spare.ranking)[..5], ids(&without.ranking), "{strategy:?}");
@@ -349,6 +441,31 @@ mod tests {
     }
 
     #[test]
+    fn distances_are_measured_to_what_is_labeled_and_the_other_columns_reach_their_rules() {
+        let all = items(30);
+        let (embeddings, losses, scores) = tables(&all);
+        let first = |strategy: &str, labeled: &[usize]| {
+            let strategy = serde_json::from_str(strategy).unwrap();
+            let request = SelectRequest { random_count: 0, ..request(strategy) };
+            let hashes: Vec<_> = labeled.iter().map(|&item| all[item].hash).collect();
+            let left: Vec<_> = all.iter().filter(|item| !hashes.contains(&item.hash)).cloned().collect();
+            let selection =
+                choose(&request, 7, left, &hashes, Some(&embeddings), Some(&losses), Some(&scores)).unwrap();
+            let place = all.iter().position(|item| item.id == selection.ranking[0].item).unwrap();
+            (place, selection.ranking[0].clone())
+        };
+        // Features (0, 2, 1) to (29, 2, 1): the farthest from a label at one end is the other end.
+        assert_eq!(first(r#"{"kind":"core_set"}"#, &[0]).0, 29);
+        assert_eq!(first(r#"{"kind":"core_set"}"#, &[29]).0, 0);
+        assert_eq!(first(r#"{"kind":"bald"}"#, &[]).0, 29);
+        // |p − onehot| shrinks as 0.5 − n/100 while |h| grows: (0.5 − n/100)²·(n² + 5) is largest at 25.
+        assert_eq!(first(r#"{"kind":"badge"}"#, &[]).0, 25);
+        let recomputed = first(r#"{"kind":"deep_active","lambda":1000,"pretext_model":"fine_tuned"}"#, &[]);
+        assert_eq!((recomputed.0, recomputed.1.pretext_loss), (0, Some(100.0)));
+        assert_eq!(first(r#"{"kind":"deep_active","lambda":1000}"#, &[]).0, 29);
+    }
+
+    #[test]
     fn an_item_without_a_score_a_loss_or_an_embedding_waits_for_the_next_round() {
         let mut items = items(12);
         let (mut embeddings, mut losses, mut scores) = tables(&items);
@@ -356,6 +473,7 @@ mod tests {
         embeddings.embeddings.truncate(22);
         losses.rows.truncate(10);
         scores.rows.truncate(9);
+        scores.columns = ScoreColumns::default();
         let uncovered = [items[9].id, items[10].id, items[11].id];
         items.rotate_left(3);
         let request = SelectRequest { random_count: 0, spare_count: 50, ..request(Strategy::default()) };

@@ -81,6 +81,13 @@ export const text = {
     pretext: "Pretext loss (v)",
     random: "Random",
     typical: "Typical",
+    coverage_shift: "Coverage shift (typical, then uncertain)",
+    typiclust: "TypiClust",
+    probcover: "ProbCover",
+    core_set: "Core-set",
+    badge: "BADGE",
+    bald: "BALD",
+    pt4al: "PT4AL",
   },
 
   sources: { query: "query", random: "random", gold: "gold", ahead: "ahead", relabel: "again", external: "external" },

@@ -1,4 +1,5 @@
-//! Typical samples for batches that have little to learn from: cluster the pretext embedding, ask the densest item of each cluster.
+//! Typical samples for batches that have little to learn from: cluster the pretext embedding, ask the densest item of each cluster; the rules
+//! `typiclust` and, for the first batch, `typical`.
 //!
 //! Paper: G. Hacohen, A. Dekel, D. Weinshall, "Active learning on a budget: opposite strategies suit high and low budgets" (TypiClust),
 //! ICML 2022, section 3: labelled and unlabelled items are clustered into as many clusters as there are labels and picks, 500 at most;
@@ -9,12 +10,13 @@ use std::cmp::Reverse;
 
 use rayon::prelude::*;
 
-use crate::domain::content_hash::ContentHash;
 use crate::domain::seed::StreamKey;
 
-use super::clusters::{self, Panels, Points};
+use super::clusters::{self, Panels};
+use super::members::{self, Member, members_by_hash};
 use super::order::tie_numbers;
-use super::{AcquisitionError, Candidates, Embeddings, Ranked, check_length};
+use super::points::Points;
+use super::{AcquisitionError, Candidates, Ranked};
 
 const CLUSTER_COUNT_MAX: usize = 500;
 const NEIGHBOUR_COUNT: usize = 20;
@@ -32,13 +34,11 @@ pub(super) fn pick(
     seed: u64,
     round: u32,
 ) -> Result<Vec<Ranked>, AcquisitionError> {
-    let missing = AcquisitionError::Missing { strategy: "typical", column: "embeddings" };
-    let embeddings = candidates.embeddings.ok_or(missing)?;
-    let members = members_by_hash(candidates, embeddings)?;
+    let members = members_by_hash(candidates, "typiclust")?;
     if candidates.hashes.is_empty() || count == 0 {
         return Ok(vec![]);
     }
-    let points = Points::unit(members.iter().map(|member| member.embedding), embeddings.dimension_count);
+    let points = members::points(&members);
     let labeled_count = members.len() - candidates.hashes.len();
     let cluster_count = (labeled_count + count).min(CLUSTER_COUNT_MAX).min(members.len());
     let mut stream = StreamKey::new(seed, "typical").with_number(u64::from(round)).stream();
@@ -52,32 +52,6 @@ pub(super) fn pick(
         .into_iter()
         .map(|rows| rank_members(&points, &members, &rows, &ties));
     Ok(take_turns(queues, count))
-}
-
-/// One labelled or unlabelled item.
-struct Member<'a> {
-    hash: ContentHash,
-    /// Row among the candidates; `None` for a labelled item.
-    candidate: Option<usize>,
-    embedding: &'a [f32],
-}
-
-/// All items in the order of their content hashes, so that nothing after this depends on the callers' order.
-fn members_by_hash<'a>(
-    candidates: &Candidates<'a>,
-    embeddings: Embeddings<'a>,
-) -> Result<Vec<Member<'a>>, AcquisitionError> {
-    let rows = |embeddings: Embeddings<'a>| embeddings.values.chunks_exact(embeddings.dimension_count.max(1));
-    let unlabeled = candidates.hashes.iter().zip(rows(embeddings)).enumerate();
-    let mut members: Vec<_> =
-        unlabeled.map(|(row, (&hash, embedding))| Member { hash, candidate: Some(row), embedding }).collect();
-    if let Some(labeled) = candidates.labeled_embeddings {
-        check_length("labelled embedding's row", labeled.dimension_count, embeddings.dimension_count)?;
-        let labeled = candidates.labeled_hashes.iter().zip(rows(labeled));
-        members.extend(labeled.map(|(&hash, embedding)| Member { hash, candidate: None, embedding }));
-    }
-    members.sort_unstable_by_key(|member| member.hash);
-    Ok(members)
 }
 
 /// Clusters that hold a candidate in the order in which they are asked: outliers last, fewest labels first, then the largest.
@@ -155,6 +129,8 @@ fn take_turns(queues: impl Iterator<Item = Vec<Ranked>>, count: usize) -> Vec<Ra
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acquisition::Rows;
+    use crate::domain::content_hash::ContentHash;
 
     fn hashes(range: std::ops::Range<u8>) -> Vec<ContentHash> {
         range.map(|item| ContentHash([item; 32])).collect()
@@ -169,9 +145,9 @@ mod tests {
         let last = degrees.len() as u8;
         let candidates = Candidates {
             hashes: &hashes(0..last),
-            embeddings: Some(Embeddings { values: &values, dimension_count: 2 }),
+            embeddings: Some(Rows { values: &values, width: 2 }),
             labeled_hashes: &hashes(last..last + labeled_degrees.len() as u8),
-            labeled_embeddings: Some(Embeddings { values: &labeled_values, dimension_count: 2 }),
+            labeled_embeddings: Some(Rows { values: &labeled_values, width: 2 }),
             ..Candidates::default()
         };
         pick(&candidates, count, 7, 1).unwrap().iter().map(|ranked| ranked.index).collect()
@@ -192,7 +168,7 @@ mod tests {
         let values = on_circle(&[0.0, 60.0, 180.0]);
         let candidates = Candidates {
             hashes: &hashes(0..3),
-            embeddings: Some(Embeddings { values: &values, dimension_count: 2 }),
+            embeddings: Some(Rows { values: &values, width: 2 }),
             ..Candidates::default()
         };
         let picks = pick(&candidates, 1, 7, 1).unwrap();
@@ -232,9 +208,9 @@ mod tests {
     fn embeddings_of_two_models_are_refused() {
         let candidates = Candidates {
             hashes: &hashes(0..1),
-            embeddings: Some(Embeddings { values: &[1.0, 0.0], dimension_count: 2 }),
+            embeddings: Some(Rows { values: &[1.0, 0.0], width: 2 }),
             labeled_hashes: &hashes(1..2),
-            labeled_embeddings: Some(Embeddings { values: &[1.0, 0.0, 0.0], dimension_count: 3 }),
+            labeled_embeddings: Some(Rows { values: &[1.0, 0.0, 0.0], width: 3 }),
             ..Candidates::default()
         };
         assert!(matches!(

@@ -239,7 +239,7 @@ fn check_rows(
 ) -> Result<(), AcquisitionError> {
     let Some(Rows { values, width }) = rows else { return Ok(()) };
     check_length(column, values.len(), hashes.len() * width.max(1))?;
-    match values.iter().position(|value| !(value.abs() <= VALUE_MAX)) {
+    match values.iter().position(|value| value.is_nan() || value.abs() > VALUE_MAX) {
         Some(at) => Err(AcquisitionError::NotFinite { column, hash: hashes[at / width.max(1)] }),
         None => Ok(()),
     }

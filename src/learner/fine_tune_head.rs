@@ -144,7 +144,8 @@ mod tests {
         assert_eq!(by_images, by_table);
         assert!(by_table.accuracy > 0.8, "{by_table:?}");
         let dropout = Some(Dropout { passes: 3, fraction: 0.5 });
-        let scope = ScoreScope { probabilities: true, features: true, labeled: false, losses: false, dropout };
+        let scope =
+            ScoreScope { probabilities: true, features: true, labeled: false, losses: false, dropout };
         let by_images = score(&Device::Cpu, &model, Some(&pretext), &pool, &scope, &mut go_on).unwrap();
         assert!(by_images == score_embeddings(&model, &table, &scope, &mut go_on).unwrap());
         assert_eq!(by_images.rows.len(), 120);

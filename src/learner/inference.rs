@@ -9,6 +9,7 @@ use candle_core::Device;
 
 use super::training::batch_tensor;
 use super::{LearnerError, Result, StepHook, check};
+use crate::domain::settings::ImageShape;
 use crate::nn::NnError;
 use crate::nn::checkpoint::{Checkpoint, ModelKind};
 use crate::nn::device::backbone_for;
@@ -17,8 +18,15 @@ use crate::nn::parameters::ParameterStore;
 use crate::pretext::Pretext;
 use crate::vision::{BatchLoader, Pool, Sample};
 
-/// Images in a batch of inference; large enough to keep every core busy on small networks.
-pub(super) const BATCH_SIZE: usize = 256;
+/// Images in a batch of inference: a batch ends with some cores waiting for the last piece, so small images come many at a time; large
+/// ones are bounded by memory. A power of two, so that all views of an item lie in one batch.
+fn batch_size(shape: ImageShape) -> usize {
+    let fitting = (BATCH_NUMBERS / shape.byte_count().max(1)).clamp(32, 1024);
+    1 << fitting.ilog2()
+}
+
+/// Numbers of a batch of small images.
+const BATCH_NUMBERS: usize = 1 << 20;
 
 /// Refuses a model that isn't f′.
 pub(super) fn check_pretext(model: &Checkpoint) -> Result<()> {
@@ -46,9 +54,10 @@ pub(super) fn for_each_row(
     }
     let network = backbone_for(device, model.architecture());
     let loader = BatchLoader::new(pool, &model.manifest.normalization);
-    let total = samples.len().div_ceil(BATCH_SIZE) as u64;
+    let batch_size = batch_size(pool.shape());
+    let total = samples.len().div_ceil(batch_size) as u64;
     let mut done = 0;
-    let flow = loader.for_each(samples, BATCH_SIZE, |batch| {
+    let flow = loader.for_each(samples, batch_size, |batch| {
         let mut take = || {
             check(hook.step(done, total))?;
             let images = batch_tensor(batch, pool, device)?;
@@ -90,7 +99,7 @@ pub(super) fn for_each_item(
     let samples: Vec<Sample> = (0..pool.len()).flat_map(|index| task.scoring_samples(index)).collect();
     let view_count = samples.len().checked_div(pool.len()).unwrap_or(1);
     // All views of an item must come in one batch for its loss to be taken over them.
-    debug_assert_eq!(BATCH_SIZE % view_count, 0);
+    debug_assert_eq!(batch_size(pool.shape()) % view_count, 0);
     let feature_count = model.architecture().feature_count;
     for_each_row(device, model, representation, pool, &samples, hook, |samples, features| {
         let losses = task.item_losses(head, features)?;
@@ -99,4 +108,16 @@ pub(super) fn for_each_item(
         let own: Vec<f32> = views.flat_map(|views| &views[..feature_count]).copied().collect();
         consume(&upright, &own, &losses)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_large_for_small_images_and_bounded_for_large_ones() {
+        let sizes = [(8, 1), (28, 1), (32, 3), (224, 3)];
+        let batches = sizes.map(|(size, channels)| batch_size(ImageShape { size, channels }));
+        assert_eq!(batches, [1024, 1024, 256, 32]);
+    }
 }

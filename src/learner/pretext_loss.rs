@@ -22,7 +22,8 @@ pub fn pretext_losses(
 ) -> Result<PretextLossTable> {
     check_pretext(model)?;
     let task = pretext::for_settings(&model.manifest.pretext);
-    let mut table = PretextLossTable { run: model.manifest.run.clone(), rows: Vec::with_capacity(pool.len()) };
+    let mut table =
+        PretextLossTable { run: model.manifest.run.clone(), rows: Vec::with_capacity(pool.len()) };
     for_each_item(device, model, Some((task.as_ref(), &model.head)), pool, hook, |samples, _, losses| {
         let hashes = samples.iter().map(|sample| *pool.hash(sample.index));
         table.rows.extend(hashes.zip(losses.iter().copied()));

@@ -58,24 +58,24 @@ async fn load_scores(workshop: &Workshop, keys: &[String]) -> Result<Option<Scor
 struct Tables<'t> {
     embeddings: &'t EmbeddingTable,
     embedding_rows: HashMap<ContentHash, usize>,
+    // Whether a model ranks, so that an item without a score can't be asked.
+    is_scored: bool,
     scores: Option<&'t ScoreTable>,
     score_rows: HashMap<ContentHash, usize>,
 }
 
 impl<'t> Tables<'t> {
-    fn new(embeddings: &'t EmbeddingTable, scores: Option<&'t ScoreTable>) -> Self {
+    fn new(embeddings: &'t EmbeddingTable, scores: Option<&'t ScoreTable>, is_scored: bool) -> Self {
+        let scores = scores.filter(|_| is_scored);
         let embedding_rows = embeddings.hashes.iter().copied().zip(0..).collect();
         let score_rows = scores.iter().flat_map(|table| &table.rows).map(|row| row.hash).zip(0..).collect();
-        Self { embeddings, embedding_rows, scores, score_rows }
+        Self { embeddings, embedding_rows, is_scored, scores, score_rows }
     }
 
     /// Where an item stands; `None` while a table doesn't cover it.
     fn find(&self, hash: &ContentHash) -> Option<TableRows> {
         let embedding = *self.embedding_rows.get(hash)?;
-        let score = match self.scores {
-            None => None,
-            Some(_) => Some(*self.score_rows.get(hash)?),
-        };
+        let score = if self.is_scored { Some(*self.score_rows.get(hash)?) } else { None };
         Some(TableRows { embedding, score })
     }
 }
@@ -107,7 +107,7 @@ fn choose(
     let selector = Selector {
         request,
         seed,
-        tables: Tables::new(embeddings, scores.filter(|_| request.model_version.is_some())),
+        tables: Tables::new(embeddings, scores, request.model_version.is_some()),
         labeled,
     };
     let cover = |item: PoolItem| selector.tables.find(&item.hash).map(|rows| Candidate { item, rows });
@@ -145,7 +145,7 @@ impl Selector<'_> {
         candidates: &mut Vec<Candidate>,
         count: u32,
     ) -> Result<Vec<ChosenItem>, BodyError> {
-        if count == 0 {
+        if count == 0 || candidates.is_empty() {
             return Ok(Vec::new());
         }
         let picks = self.pick(strategy, candidates, count)?;
@@ -228,9 +228,8 @@ impl Columns {
             Some(rows.iter().map(|row| losses[row.embedding]).collect::<Vec<_>>())
         };
         let embeddings = |rows: &[TableRows]| {
-            let width = tables.embeddings.feature_count;
-            let values = rows.iter().flat_map(|row| tables.embeddings.embedding(row.embedding)).copied();
-            reads_embeddings(strategy).then(|| (width, values.collect()))
+            let embeddings = rows.iter().map(|row| tables.embeddings.embedding(row.embedding));
+            reads_embeddings(strategy).then(|| join(embeddings, tables.embeddings.feature_count))
         };
         let features = columns.and_then(|columns| columns.features.as_ref()).filter(|_| scope.features);
         let probabilities = columns.and_then(|columns| columns.probabilities.as_ref());
@@ -285,8 +284,15 @@ impl Columns {
 
 /// The rows' numbers in a column of the score table; each row stands in it.
 fn gather_rows(column: &Column, rows: &[TableRows]) -> (usize, Vec<f32>) {
-    let values = rows.iter().filter_map(|row| row.score).flat_map(|row| column.row(row)).copied();
-    (column.width, values.collect())
+    let rows: Vec<usize> = rows.iter().filter_map(|row| row.score).collect();
+    join(rows.iter().map(|&row| column.row(row)), column.width)
+}
+
+fn join<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> (usize, Vec<f32>) {
+    // These are the largest things here: room for them is taken once.
+    let mut values = Vec::with_capacity(rows.len() * width);
+    rows.for_each(|row| values.extend_from_slice(row));
+    (width, values)
 }
 
 #[cfg(test)]
@@ -433,6 +439,15 @@ mod tests {
         let recomputed = first(r#"{"kind":"deep_active","lambda":1000,"pretext_model":"fine_tuned"}"#, &[]);
         assert_eq!((recomputed.0, recomputed.1.pretext_loss), (0, Some(100.0)));
         assert_eq!(first(r#"{"kind":"deep_active","lambda":1000}"#, &[]).0, 29);
+    }
+
+    #[test]
+    fn a_model_without_scores_leaves_nothing_to_ask() {
+        let items = items(10);
+        let (embeddings, _) = tables(&items);
+        let request = request(Strategy::default());
+        let selection = choose(&request, 7, items, &[], Some(&embeddings), None).unwrap();
+        assert_eq!(selection, Selection::default());
     }
 
     #[test]

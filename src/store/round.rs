@@ -49,6 +49,8 @@ pub struct RoundSummary {
     pub test_accuracy: Option<f64>,
     /// Settled items of the batch by class; classes without any are left out.
     pub class_counts: Vec<(ClassIndex, i64)>,
+    /// Items of the batch by the class that the model guessed when it asked them; items without a guess are left out.
+    pub predicted_class_counts: Vec<(ClassIndex, i64)>,
 }
 
 /// How far the round under way (or the last one) is, in one look.
@@ -289,7 +291,12 @@ pub async fn list(
                 from (select i.class, count(*) as count from task t join item i on i.id = t.item
                       where t.project = r.project and t.round_number = r.number and t.source in ('query', 'random', 'ahead')
                         and t.state = 'settled' and i.class is not null
-                      group by i.class) as c) as "class_counts!: Json<Vec<(ClassIndex, i64)>>"
+                      group by i.class) as c) as "class_counts!: Json<Vec<(ClassIndex, i64)>>",
+             (select coalesce(jsonb_agg(jsonb_build_array(c.class, c.count) order by c.class), '[]')
+                from (select (t.suggestions->0->>'class')::int4 as class, count(*) as count from task t
+                      where t.project = r.project and t.round_number = r.number and t.source in ('query', 'random', 'ahead')
+                        and t.state <> 'withdrawn' and t.suggestions <> '[]'
+                      group by 1) as c) as "predicted_class_counts!: Json<Vec<(ClassIndex, i64)>>"
            from round r left join model m on m.project = r.project and m.version = r.model_version
            where r.project = $1 and r.number > $2 order by r.number limit $3"#,
         project as ProjectId,
@@ -314,6 +321,7 @@ pub async fn list(
         answered_count: row.answered_count,
         test_accuracy: row.test_accuracy,
         class_counts: row.class_counts.0,
+        predicted_class_counts: row.predicted_class_counts.0,
     });
     Ok(summaries.collect())
 }

@@ -75,6 +75,8 @@ struct Tables<'t> {
     embedding_rows: HashMap<ContentHash, usize>,
     /// `v` under the frozen pretext model, if the rule reads it.
     losses: Option<HashMap<ContentHash, f32>>,
+    /// Whether a model ranks, so that an item without a score can't be asked.
+    is_scored: bool,
     scores: Option<&'t ScoreTable>,
     score_rows: HashMap<ContentHash, usize>,
 }
@@ -84,11 +86,13 @@ impl<'t> Tables<'t> {
         embeddings: &'t EmbeddingTable,
         losses: Option<&PretextLossTable>,
         scores: Option<&'t ScoreTable>,
+        is_scored: bool,
     ) -> Self {
+        let scores = scores.filter(|_| is_scored);
         let embedding_rows = embeddings.hashes.iter().copied().zip(0..).collect();
         let score_rows = scores.iter().flat_map(|table| &table.rows).map(|row| row.hash).zip(0..).collect();
         let losses = losses.map(|table| table.rows.iter().copied().collect());
-        Self { embeddings, embedding_rows, losses, scores, score_rows }
+        Self { embeddings, embedding_rows, losses, is_scored, scores, score_rows }
     }
 
     /// Where an item stands; `None` while a table doesn't cover it.
@@ -98,10 +102,7 @@ impl<'t> Tables<'t> {
             None => None,
             Some(losses) => Some(*losses.get(hash)?),
         };
-        let score = match self.scores {
-            None => None,
-            Some(_) => Some(*self.score_rows.get(hash)?),
-        };
+        let score = if self.is_scored { Some(*self.score_rows.get(hash)?) } else { None };
         Some(TableRows { embedding, loss, score })
     }
 }
@@ -135,7 +136,7 @@ fn choose(
     let selector = Selector {
         request,
         seed,
-        tables: Tables::new(embeddings, losses, scores.filter(|_| request.model_version.is_some())),
+        tables: Tables::new(embeddings, losses, scores, request.model_version.is_some()),
         labeled,
     };
     let cover = |item: PoolItem| selector.tables.find(&item.hash).map(|rows| Candidate { item, rows });
@@ -173,7 +174,7 @@ impl Selector<'_> {
         candidates: &mut Vec<Candidate>,
         count: u32,
     ) -> Result<Vec<ChosenItem>, BodyError> {
-        if count == 0 {
+        if count == 0 || candidates.is_empty() {
             return Ok(Vec::new());
         }
         let picks = self.pick(strategy, candidates, count)?;
@@ -254,9 +255,8 @@ impl Columns {
         let columns = tables.scores.map(|table| &table.columns);
         let frozen_losses = |rows: &[TableRows]| rows.iter().map(|row| row.loss).collect::<Option<Vec<_>>>();
         let embeddings = |rows: &[TableRows]| {
-            let width = tables.embeddings.feature_count;
-            let values = rows.iter().flat_map(|row| tables.embeddings.embedding(row.embedding)).copied();
-            reads_embeddings(strategy).then(|| (width, values.collect()))
+            let embeddings = rows.iter().map(|row| tables.embeddings.embedding(row.embedding));
+            reads_embeddings(strategy).then(|| join(embeddings, tables.embeddings.feature_count))
         };
         let features = columns.and_then(|columns| columns.features.as_ref()).filter(|_| scope.features);
         let probabilities = columns.and_then(|columns| columns.probabilities.as_ref());
@@ -311,8 +311,15 @@ impl Columns {
 
 /// The rows' numbers in a column of the score table; each row stands in it.
 fn gather_rows(column: &Column, rows: &[TableRows]) -> (usize, Vec<f32>) {
-    let values = rows.iter().filter_map(|row| row.score).flat_map(|row| column.row(row)).copied();
-    (column.width, values.collect())
+    let rows: Vec<usize> = rows.iter().filter_map(|row| row.score).collect();
+    join(rows.iter().map(|&row| column.row(row)), column.width)
+}
+
+fn join<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> (usize, Vec<f32>) {
+    // These are the largest things here: room for them is taken once.
+    let mut values = Vec::with_capacity(rows.len() * width);
+    rows.for_each(|row| values.extend_from_slice(row));
+    (width, values)
 }
 
 #[cfg(test)]
@@ -463,6 +470,15 @@ mod tests {
         let recomputed = first(r#"{"kind":"deep_active","lambda":1000,"pretext_model":"fine_tuned"}"#, &[]);
         assert_eq!((recomputed.0, recomputed.1.pretext_loss), (0, Some(100.0)));
         assert_eq!(first(r#"{"kind":"deep_active","lambda":1000}"#, &[]).0, 29);
+    }
+
+    #[test]
+    fn a_model_without_scores_leaves_nothing_to_ask() {
+        let items = items(10);
+        let (embeddings, losses, _) = tables(&items);
+        let request = request(Strategy::default());
+        let selection = choose(&request, 7, items, &[], Some(&embeddings), Some(&losses), None).unwrap();
+        assert_eq!(selection, Selection::default());
     }
 
     #[test]

@@ -25,6 +25,7 @@ async fn a_round_tells_its_counts_and_every_task_its_provenance() {
         (Some("labeling"), Some(3), Some(2))
     );
     assert_eq!(round["class_counts"], json!({"bag": 1, "coat": 1}));
+    assert_eq!(round["predicted_class_counts"], json!({"coat": 3}));
     assert_eq!(round["strategy"]["kind"], "deep_active");
     assert_eq!(app.get("/api/v1/projects/p/rounds").await.expect(200)["items"], json!([round]));
     app.get("/api/v1/projects/p/rounds/2").await.expect_problem(404, "not-found");

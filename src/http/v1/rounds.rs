@@ -40,11 +40,17 @@ pub struct RoundAnswer {
     test_accuracy: Option<f64>,
     /// Settled items of the batch by class.
     class_counts: BTreeMap<String, i64>,
+    /// Items of the batch by the class that the model guessed when it asked them; empty for a seed batch.
+    predicted_class_counts: BTreeMap<String, i64>,
 }
 
 impl RoundAnswer {
     fn new(summary: RoundSummary, class_names: &ClassNames) -> Self {
-        let RoundSummary { round, answered_count, test_accuracy, class_counts } = summary;
+        let RoundSummary { round, answered_count, test_accuracy, class_counts, predicted_class_counts } =
+            summary;
+        let by_name = |counts: Vec<(ClassIndex, i64)>| {
+            counts.into_iter().map(|(class, count)| (class_names.name(class), count)).collect()
+        };
         Self {
             number: round.number,
             state: round.state,
@@ -55,10 +61,8 @@ impl RoundAnswer {
             opened_at: round.opened_at,
             closed_at: round.closed_at,
             test_accuracy,
-            class_counts: class_counts
-                .into_iter()
-                .map(|(class, count)| (class_names.name(class), count))
-                .collect(),
+            class_counts: by_name(class_counts),
+            predicted_class_counts: by_name(predicted_class_counts),
         }
     }
 }

@@ -62,8 +62,8 @@ impl Materials {
             blob,
             segments: Mutex::new(HashMap::new()),
             checkpoints: Mutex::new(Recent::new(4)),
-            // A million items of 64 numbers in shards of 16,384 are 64 tables of 5 MiB.
-            tables: Mutex::new(Recent::new(64)),
+            // A shard of 16,384 items of 448 numbers is 28 MiB; a pool of 130,000 stays here whole.
+            tables: Mutex::new(Recent::new(8)),
         }
     }
 

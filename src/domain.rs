@@ -18,5 +18,6 @@ pub mod role;
 pub mod round;
 pub mod seed;
 pub mod settings;
+pub mod statistics;
 pub mod strategy;
 pub mod task;

@@ -28,6 +28,7 @@ pub mod figures;
 pub mod import;
 pub mod labeling;
 pub mod rounds;
+pub mod simulate;
 pub mod worker;
 
 pub mod commands;

@@ -43,6 +43,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("figures", &["domain"]),
+    ("simulate", &["domain", "vision", "nn", "acquisition", "learner", "import", "figures"]),
     (
         "http",
         &[
@@ -81,6 +82,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rounds",
             "worker",
             "figures",
+            "simulate",
             "http",
         ],
     ),
@@ -97,7 +99,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("object_store", &["blob"]),
     ("reqwest", &["outbound"]),
     ("plotters", &["figures"]),
-    ("clap", &["domain", "config", "commands"]),
+    ("clap", &["domain", "config", "simulate", "commands"]),
     ("indicatif", &["commands"]),
     (
         "tokio",

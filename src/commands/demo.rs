@@ -4,8 +4,6 @@
 //! shows the progress and prints a link that signs the labelling page in. Run again it goes on where it was. The answers that the data set knows are
 //! written beside the data for `gleaner answer`; the service itself never sees them.
 
-mod dataset;
-
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,13 +12,13 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::dataset::Dataset;
 use super::house::{Entry, House};
 use super::progress::Progress;
 use super::service::{ServeRole, Service};
 use super::stop_asked;
 use crate::config::Config;
 use crate::outbound::ApiClient;
-use dataset::Dataset;
 
 /// How often the project is asked how far it is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);

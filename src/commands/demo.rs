@@ -133,7 +133,7 @@ fn settings(dataset: &Dataset, arguments: &Arguments) -> Value {
     json!({
         "name": dataset.project, "classes": dataset.classes, "image": dataset.image,
         "pretext": {"kind": "rotation", "epochs": epochs, "rotations_per_image": rotations},
-        "fine_tune": {"mode": mode, "epochs": 20},
+        "fine_tune": {"mode": mode},
         // Over the whole pool `v` tells classes apart (a bag looks alike upside down), so its ranks are taken within the predicted class.
         "strategy": {"kind": "deep_active", "lambda": 1.0, "normalization": "class_rank", "uncertainty": "margin"},
         "budget": arguments.budget, "batch_size": arguments.batch_size,

@@ -93,6 +93,9 @@ pub struct Arguments {
     /// Passes over the labels at least
     #[arg(long, default_value_t = FineTuneSettings::default().epochs)]
     fine_tune_epochs: u32,
+    /// Mini-batches of a fine-tuning at least
+    #[arg(long, default_value_t = FineTuneSettings::default().min_steps)]
+    min_steps: u32,
     /// Folder for results; a folder of an earlier run with the same arguments is gone on with
     #[arg(long)]
     out: PathBuf,
@@ -149,6 +152,7 @@ fn plan(dataset: &Dataset, arguments: &Arguments) -> Plan {
                 Mode::Head => FineTuneMode::Head,
             },
             epochs: arguments.fine_tune_epochs,
+            min_steps: arguments.min_steps,
         },
         folder: arguments.out.clone(),
     }

@@ -84,7 +84,7 @@ fn head(plan: &Plan, oracle: &Oracle, records: &[RunRecord], command: &str) -> S
     let machine = records.iter().map(|record| record.machine.as_str()).find(|machine| !machine.is_empty());
     format!(
         "# Strategies on {}\n\n```sh\n{command}\n```\n\n\
-         Pool of {} images, {} test images, network `{}`, {} of the pretext task, fine-tuning `{}` of {} at least, first batch: {}, seeds 1 to {}. \
+         Pool of {} images, {} test images, network `{}`, {} of the pretext task, fine-tuning `{}` of {} and {} mini-batches at least, first batch: {}, seeds 1 to {}. \
          Computed by {}; choosing, training and evaluating took {:.0} minutes in all, pretext tasks not counted. \
          Accuracies are those of the test split, means over the seeds with their 95 % interval (Student's t). Strategies share pretext weights, \
          initial heads and (but for the first batch `own`) first batches of a seed, and are compared in pairs. No checkpoint was chosen by the test split.\n",
@@ -95,6 +95,7 @@ fn head(plan: &Plan, oracle: &Oracle, records: &[RunRecord], command: &str) -> S
         counted(plan.pretext_epochs, "epoch"),
         if plan.fine_tune.mode == crate::domain::settings::FineTuneMode::Full { "full" } else { "head" },
         counted(plan.fine_tune.epochs, "epoch"),
+        plan.fine_tune.min_steps,
         match plan.first_batch {
             super::FirstBatch::Random => "random",
             super::FirstBatch::Typical => "typical",

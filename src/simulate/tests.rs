@@ -20,7 +20,7 @@ fn ground(folder: &std::path::Path) -> (Oracle, Plan) {
         budgets: vec![8, 16, 30],
         first_batch: FirstBatch::Random,
         backbone: BackboneKind::Small,
-        fine_tune: FineTuneSettings { mode: FineTuneMode::Head, epochs: 1 },
+        fine_tune: FineTuneSettings { mode: FineTuneMode::Head, epochs: 1, min_steps: 200 },
         folder: folder.to_owned(),
     };
     (oracle, plan)

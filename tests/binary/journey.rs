@@ -131,7 +131,7 @@ async fn work(
 ) -> Vec<String> {
     let project = json!({
         "name": PROJECT, "classes": CLASSES, "image": {"size": 28, "channels": 1}, "backbone": "small",
-        "pretext": {"kind": "rotation", "epochs": 3, "rotations_per_image": 1}, "fine_tune": {"mode": "full", "epochs": 5},
+        "pretext": {"kind": "rotation", "epochs": 3, "rotations_per_image": 1}, "fine_tune": {"mode": "full", "epochs": 5, "min_steps": 200},
         "batch_size": 20, "budget": 80, "look_ahead": false, "lease_seconds": 5, "seed": 11,
     });
     caller.json(Method::POST, "/projects", Some(&project)).await;

@@ -25,7 +25,7 @@ use crate::nn::checkpoint::Checkpoint;
 use crate::nn::ops;
 
 use queue::{Command, PredictCommand, Queue};
-pub use work::{Outcome, Work};
+pub use work::{Audit, Outcome, Work};
 
 /// What the engine needs to start.
 #[derive(Clone, Copy, Debug)]

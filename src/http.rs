@@ -119,10 +119,10 @@ impl Stopping {
 
 /// The whole service as one router.
 pub fn router(state: AppState) -> Router {
-    let upload_limit = DefaultBodyLimit::max(state.upload_max_bytes);
-    let quick = api().split_for_parts().0.layer(DefaultBodyLimit::max(JSON_MAX_BYTES));
-    let predictions = predictions().split_for_parts().0.layer(DefaultBodyLimit::max(PREDICTION_MAX_BYTES));
-    let uploads = uploads().split_for_parts().0.layer(upload_limit);
+    let upload_max_bytes = state.upload_max_bytes;
+    let quick = limit_bodies(api().split_for_parts().0, JSON_MAX_BYTES);
+    let predictions = limit_bodies(predictions().split_for_parts().0, PREDICTION_MAX_BYTES);
+    let uploads = limit_bodies(uploads().split_for_parts().0, upload_max_bytes);
     let open = Router::new()
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(pages::docs_page))
@@ -138,11 +138,16 @@ pub fn router(state: AppState) -> Router {
     layers::wrap(routes.with_state(state))
 }
 
+/// Refuses larger bodies, and lets the answer name the limit.
+fn limit_bodies(routes: Router<AppState>, max_bytes: usize) -> Router<AppState> {
+    routes.layer(DefaultBodyLimit::max(max_bytes)).layer(Extension(extract::BodyLimit(max_bytes)))
+}
+
 /// Routes that answer at once (streams begin at once).
 fn api() -> OpenApiRouter<AppState> {
     use v1::{
-        control, curve, events, exports, imports, items, labels, leases, me, models, projects, rounds, tasks,
-        tokens,
+        agreement, control, curve, events, exports, imports, items, labels, leases, me, models, projects,
+        rounds, tasks, tokens,
     };
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(projects::create_project, projects::list_projects))
@@ -167,6 +172,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(labels::undo_label, labels::correct_label))
         .routes(routes!(tasks::skip_task))
         .routes(routes!(curve::get_curve))
+        .routes(routes!(agreement::get_agreement))
+        .routes(routes!(agreement::set_aside_labeler))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model_weights))
         .routes(routes!(events::stream_project_events))

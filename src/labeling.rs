@@ -1,4 +1,5 @@
-//! Labeling: what a labeler may do to a task: lease it, answer it, skip it, take an answer back, correct it.
+//! Labeling: what a labeler may do to a task: lease it, answer it, skip it, take an answer back, correct it; how far labelers agree, and
+//! setting one's votes aside.
 //!
 //! Each function is the body of one transaction that the caller begins and commits. Lease and submit touch no row that two labelers
 //! share and notify nobody (DESIGN.md, "The hot path"), so they never move a round: `rounds` does, once nothing is open. Undo and
@@ -8,7 +9,10 @@ use crate::domain::ids::{LabelId, TaskId, TokenId};
 use crate::store::StoreError;
 
 mod amend;
+pub(crate) mod budget;
 mod lease;
+mod report;
+mod set_aside;
 mod skip;
 mod submit;
 #[cfg(test)]
@@ -16,9 +20,12 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod votes;
+pub(crate) mod weigh;
 
 pub use amend::{Amended, correct_label, undo_label};
 pub use lease::{LEASE_COUNT_MAX, LeasedTask, Leases, lease_tasks, release_leases, renew_leases};
+pub use report::{AgreementReport, ClassAgreement, LabelerAgreement, PairAgreement, report_agreement};
+pub use set_aside::{SetAside, set_labeler_aside};
 pub use skip::{SkippedTask, skip_task};
 pub use submit::{Submission, SubmitResult, submit_labels};
 
@@ -62,6 +69,12 @@ pub enum LabelingError {
     /// The label came too late and was never counted.
     #[error("label {0} came too late and isn't counted, so there is nothing to change")]
     Uncounted(LabelId),
+    /// An operator set the label aside.
+    #[error("label {0} was set aside by an operator and counts for nothing")]
+    SetAside(LabelId),
+    /// The project has no vote of this labeler, or none that stands.
+    #[error("labeler {0} has no vote in this project that could be set aside")]
+    NoVotes(TokenId),
     /// The task is settled, skipped or withdrawn.
     #[error("task {0} is closed")]
     TaskClosed(TaskId),

@@ -5,6 +5,7 @@
 //! keyed by seed, name, round or epoch and content hash, so the same images, labels, seed, kernel variant and thread count give the
 //! same bits, wherever training was interrupted. Method: Shi & Zhou 2023, doi 10.1007/s11704-022-2189-z.
 
+pub mod audit;
 pub mod candidates;
 mod dropout;
 pub mod embed;
@@ -30,6 +31,7 @@ use thiserror::Error;
 use crate::domain::project::ClassIndex;
 use crate::nn::NnError;
 
+pub use audit::{AuditFindings, AuditInput, Comparison, audit};
 pub use candidates::{CandidateColumns, JoinedTables, TableRows};
 pub use embed::embed;
 pub use evaluate::{Evaluation, evaluate, evaluate_embeddings};

@@ -5,8 +5,10 @@
 //! processes may run supervisors: the project's lock lets one through. `control` holds the operator's five commands.
 
 mod batch;
+mod blind;
 pub mod control;
 mod counts;
+pub mod curve;
 mod error;
 mod moves;
 mod prepare;
@@ -15,6 +17,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 mod tick;
+mod ties;
 mod votes;
 
 pub use counts::{RoundCounts, SupervisorWake};

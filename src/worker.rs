@@ -7,6 +7,7 @@
 //! on the engine's.
 
 mod attempt;
+mod audit;
 mod embed;
 mod finish;
 mod import;
@@ -48,13 +49,14 @@ const LEASE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Kinds of the learning lane.
-const LEARNING: [JobKind; 6] = [
+const LEARNING: [JobKind; 7] = [
     JobKind::Pretrain,
     JobKind::Embed,
     JobKind::PretextLoss,
     JobKind::Train,
     JobKind::Score,
     JobKind::Select,
+    JobKind::Audit,
 ];
 
 /// Why a job's body ended without a result.
@@ -237,6 +239,7 @@ impl Workshop {
             JobKind::Train => train::run(self, &project, row, attempt).await,
             JobKind::Score => score::run(self, &project, row, attempt).await,
             JobKind::Select => select::run(self, &project, row).await,
+            JobKind::Audit => audit::run(self, &project, row, attempt).await,
         }
     }
 

@@ -114,7 +114,7 @@ async fn write_labels(
         Form::Csv => ExportFormat::Csv,
         Form::Jsonl => ExportFormat::Jsonl,
     };
-    let pages = label_pages(house.store.clone(), project, format);
+    let pages = label_pages(house.store.clone(), project, format, false);
     pin_mut!(pages);
     while let Some(page) = pages.next().await {
         target.write(page?.to_vec()).await?;

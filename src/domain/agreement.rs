@@ -1,4 +1,10 @@
-//! From votes to one class.
+//! From votes to one class, and how far labelers agree.
+//!
+//! Pure. The plurality settles a task as it closes; `dawid_skene` weighs the votes of labelers who repeat enough; `coefficients` says how
+//! much of the agreement is more than chance.
+
+pub mod coefficients;
+pub mod dawid_skene;
 
 use super::project::ClassIndex;
 

@@ -12,7 +12,7 @@ pub enum EventKind {
     /// `{fields}`: names of the settings that changed.
     #[serde(rename = "project.changed")]
     ProjectChanged,
-    /// `{from, to}`
+    /// `{from, to}`, and `reason` where `to` is `finished`
     #[serde(rename = "project.state_changed")]
     ProjectStateChanged,
     /// `{}`
@@ -42,6 +42,9 @@ pub enum EventKind {
     /// `{label, task, item, round, labeler}`
     #[serde(rename = "label.undone")]
     LabelUndone,
+    /// `{labeler, person, label_count, asked_again_count}`
+    #[serde(rename = "labels.set_aside")]
+    LabelsSetAside,
     /// `{task, item, round, reason, labeler}`
     #[serde(rename = "task.skipped")]
     TaskSkipped,
@@ -70,6 +73,7 @@ impl EventKind {
             Self::LabelAccepted => "label.accepted",
             Self::LabelCorrected => "label.corrected",
             Self::LabelUndone => "label.undone",
+            Self::LabelsSetAside => "labels.set_aside",
             Self::TaskSkipped => "task.skipped",
             Self::ModelPublished => "model.published",
             Self::JobFailed => "job.failed",

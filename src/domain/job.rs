@@ -21,6 +21,8 @@ pub enum JobKind {
     Score,
     /// Choose the next batch from the scores.
     Select,
+    /// Look for suspected labels, and compare random with queried ones.
+    Audit,
 }
 
 impl JobKind {
@@ -35,6 +37,7 @@ impl JobKind {
             Self::Train => "train",
             Self::Score => "score",
             Self::Select => "select",
+            Self::Audit => "audit",
         }
     }
 }

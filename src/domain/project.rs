@@ -95,6 +95,36 @@ pub enum ProjectState {
     Finished,
 }
 
+/// Why a project ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The budget buys no further task.
+    Budget,
+    /// Every item is labelled, excluded or resting.
+    Pool,
+    /// The target accuracy is reached with confidence.
+    Target,
+    /// The last rounds brought no gain.
+    Plateau,
+    /// The operator ended it.
+    Operator,
+}
+
+impl FinishReason {
+    /// The name that stands in the database and in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Pool => "pool",
+            Self::Target => "target",
+            Self::Plateau => "plateau",
+            Self::Operator => "operator",
+        }
+    }
+}
+
 /// What moves a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProjectEvent {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::field_error::FieldError;
+use super::stopping::StoppingRules;
 use super::strategy::{SeedStrategy, Strategy};
 
 /// The size to which every image is brought before the network sees it.
@@ -147,6 +148,12 @@ pub struct ProjectSettings {
     pub votes_per_task: u32,
     /// Gold tasks on top of each batch, as a fraction of it, 0 to 0.5.
     pub gold_fraction: f64,
+    /// Votes that may go to asking suspected labels again, as a fraction of all votes so far, 0 to 0.5.
+    pub relabel_fraction: f64,
+    /// How long a tie waits for somebody's further vote before the weighed votes decide, in seconds, 5 to 2592000.
+    pub adjudication_seconds: u32,
+    /// When to stop before the budget is spent.
+    pub stopping: StoppingRules,
     /// Share of each batch drawn at random, 0 to 1.
     pub random_fraction: f64,
     /// Whether items are asked ahead while a round trains.
@@ -175,6 +182,9 @@ impl Default for ProjectSettings {
             cost_per_label: 1.0,
             votes_per_task: 1,
             gold_fraction: 0.0,
+            relabel_fraction: 0.0,
+            adjudication_seconds: 3600,
+            stopping: StoppingRules::default(),
             random_fraction: 0.05,
             look_ahead: true,
             seed: 7,
@@ -209,11 +219,15 @@ impl ProjectSettings {
         within("cost_per_label", cost_right, "must be above 0 and at most 1e9");
         within("votes_per_task", (1..=15).contains(&self.votes_per_task), "must be 1 to 15");
         within("gold_fraction", (0.0..=0.5).contains(&self.gold_fraction), "must be 0 to 0.5");
+        within("relabel_fraction", (0.0..=0.5).contains(&self.relabel_fraction), "must be 0 to 0.5");
+        let adjudication = (5..=2_592_000).contains(&self.adjudication_seconds);
+        within("adjudication_seconds", adjudication, "must be 5 to 2592000 seconds");
         within("random_fraction", (0.0..=1.0).contains(&self.random_fraction), "must be 0 to 1");
         within("lease_seconds", (5..=86_400).contains(&self.lease_seconds), "must be 5 to 86400 seconds");
         within("guidelines", self.guidelines.chars().count() <= 20_000, "must be at most 20000 characters");
         // JSON numbers are exact up to 2^53 in most clients, and Postgres keeps the seed in a signed column.
         within("seed", self.seed <= 9_007_199_254_740_991, "must be 0 to 2^53 - 1");
+        self.stopping.validate(&mut errors);
         self.strategy.validate(&mut errors);
         errors
     }

@@ -8,8 +8,8 @@ use crate::domain::project::ClassIndex;
 use crate::domain::settings::ProjectSettings;
 use crate::domain::strategy::ScoreScope;
 use crate::learner::{
-    self, CheckpointSink, EmbeddingTable, Evaluation, LabeledItem, LearnerError, PretextLossTable,
-    ScoreTable, StepHook,
+    self, AuditFindings, AuditInput, CheckpointSink, EmbeddingTable, Evaluation, LabeledItem, LearnerError,
+    PretextLossTable, ScoreTable, StepHook,
 };
 use crate::nn::checkpoint::Checkpoint;
 use crate::vision::Pool;
@@ -113,6 +113,26 @@ pub enum Work {
         /// What the strategy reads.
         scope: ScoreScope,
     },
+    /// `learner::audit`.
+    Audit(Box<Audit>),
+}
+
+/// What `Work::Audit` looks at, owned.
+pub struct Audit {
+    /// Embeddings of D_l.
+    pub table: EmbeddingTable,
+    /// D_l.
+    pub labeled: Vec<LabeledItem>,
+    /// Its items that were drawn at random.
+    pub random: Vec<LabeledItem>,
+    /// Its items that a model chose.
+    pub queried: Vec<LabeledItem>,
+    /// The test split's embeddings and classes.
+    pub test: Option<(Arc<EmbeddingTable>, Vec<ClassIndex>)>,
+    /// Number of classes.
+    pub class_count: usize,
+    /// The project's seed.
+    pub seed: u64,
 }
 
 /// What came of a piece of work.
@@ -128,6 +148,8 @@ pub enum Outcome {
     Evaluation(Evaluation),
     /// Of `Score` and `ScoreEmbeddings`.
     Scores(ScoreTable),
+    /// Of `Audit`.
+    Findings(AuditFindings),
 }
 
 impl Work {
@@ -142,6 +164,7 @@ impl Work {
             Self::FineTuneHead { .. } => "fine_tune_head",
             Self::Evaluate { .. } | Self::EvaluateEmbeddings { .. } => "evaluate",
             Self::Score { .. } | Self::ScoreEmbeddings { .. } => "score",
+            Self::Audit(_) => "audit",
         }
     }
 
@@ -198,6 +221,18 @@ impl Work {
             }
             Self::ScoreEmbeddings { model, table, scope } => {
                 learner::score_embeddings(&model, &table, &scope, hook).map(Outcome::Scores)
+            }
+            Self::Audit(audit) => {
+                let input = AuditInput {
+                    table: &audit.table,
+                    labeled: &audit.labeled,
+                    random: &audit.random,
+                    queried: &audit.queried,
+                    test: audit.test.as_ref().map(|(table, classes)| (table.as_ref(), classes.as_slice())),
+                    class_count: audit.class_count,
+                    seed: audit.seed,
+                };
+                learner::audit(input, hook).map(Outcome::Findings)
             }
         }
     }

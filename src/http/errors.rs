@@ -52,6 +52,8 @@ impl From<LabelingError> for ApiError {
             LabelingError::SomebodyElses(_) => Self::new(ProblemKind::Forbidden, detail),
             LabelingError::RoundMoved { .. }
             | LabelingError::Undone(_)
+            | LabelingError::SetAside(_)
+            | LabelingError::NoVotes(_)
             | LabelingError::Uncounted(_)
             | LabelingError::TaskClosed(_)
             | LabelingError::NotHeld(_) => Self::conflict(detail),

@@ -67,12 +67,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
+/// Bytes that the bodies of a route may have, known to its requests as an extension.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimit(pub usize);
+
 /// The whole body, at most the limit of its route.
 pub async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    let limit = request.extensions().get::<BodyLimit>().copied();
     let read: Result<Bytes, BytesRejection> = Bytes::from_request(request, state).await;
     read.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new(ProblemKind::TooLarge, "the body is larger than this path takes; send it in parts")
+            let limit = limit.map(|limit| format!(", at most {} bytes", limit.0)).unwrap_or_default();
+            let detail = format!("the body is larger than this path takes{limit}; send it in parts");
+            ApiError::new(ProblemKind::TooLarge, detail)
         }
         _ => ApiError::new(ProblemKind::Malformed, "the body ended before it was complete"),
     })

@@ -9,7 +9,7 @@ use super::v1::labels::RoundProgress;
 use crate::domain::budget::Budget;
 use crate::domain::ids::ProjectId;
 use crate::domain::job::JobKind;
-use crate::domain::project::{ClassIndex, ProjectState};
+use crate::domain::project::{ClassIndex, FinishReason, ProjectState};
 use crate::domain::settings::ProjectSettings;
 use crate::store::class::ClassRow;
 use crate::store::job::JobRow;
@@ -67,6 +67,8 @@ pub struct ProjectAnswer {
     paused: bool,
     /// Whether the operator asked to end it after the running batch.
     finish_requested: bool,
+    /// Why it ended or is about to end; null otherwise.
+    finish_reason: Option<FinishReason>,
     /// How far the newest round is; null before the first.
     round: Option<RoundProgress>,
     /// The running job; null when none runs.
@@ -159,6 +161,7 @@ pub async fn describe(connection: &mut PgConnection, row: ProjectRow) -> Result<
         error: failed.and_then(|job| job.error),
         paused: row.paused,
         finish_requested: row.finish_requested,
+        finish_reason: row.finish_reason,
         round: standing.map(RoundProgress::from),
         progress: running.map(|job| JobProgress::new(&job, Utc::now())),
         pool_count: counts.pool_count,

@@ -1,6 +1,7 @@
 //! Version 1 of the API, one file a resource. Handlers are thin: they parse, check the role, call a lower room inside one
 //! transaction, and shape the answer. Request and response structs stand beside their handler.
 
+pub mod agreement;
 pub mod classes;
 pub mod control;
 pub mod curve;

@@ -6,12 +6,10 @@
 
 use serde_json::json;
 
-use super::votes::{TaskVotes, break_tie, lock_votes};
+use super::votes::{TaskVotes, lock_votes, standing_class};
 use super::{Actor, LabelingError};
-use crate::domain::agreement::{Verdict, majority};
 use crate::domain::event::EventKind;
 use crate::domain::ids::{ItemId, LabelId, TaskId};
-use crate::domain::project::ClassIndex;
 use crate::domain::round::RoundState;
 use crate::domain::task::{TaskSource, TaskState};
 use crate::store::label::{self, LabelRow};
@@ -38,7 +36,7 @@ pub async fn undo_label(
     actor: Actor,
     label: LabelId,
 ) -> Result<Amended, LabelingError> {
-    let (row, votes) = lock_label(connection, project, actor, label).await?;
+    let (row, mut votes) = lock_label(connection, project, actor, label).await?;
     // A task asked ahead belongs to a round that has no row yet and so hasn't moved.
     let state = round::lock(connection, project.id, row.round_number).await?;
     if state.is_some_and(|state| state != RoundState::Labeling) {
@@ -49,8 +47,15 @@ pub async fn undo_label(
         slot::reopen(connection, of_slot).await?;
     }
     task::write_states(connection, &[row.task], &[TaskState::Open]).await?;
-    if votes.task.source != TaskSource::Gold {
-        task::write_classes(connection, &[row.item], &[None]).await?;
+    votes.labels.retain(|vote| vote.id != label);
+    match votes.task.source {
+        TaskSource::Gold => {}
+        // A check that is open again leaves its item the class that it checks.
+        TaskSource::Relabel => {
+            let class = standing_class(&votes, project.settings.seed);
+            task::write_classes(connection, &[row.item], &[class]).await?;
+        }
+        _ => task::write_classes(connection, &[row.item], &[None]).await?,
     }
     let payload = json!({
         "label": label, "task": row.task, "item": row.item, "round": row.round_number, "labeler": row.labeler,
@@ -77,7 +82,7 @@ pub async fn correct_label(
         vote.class = index;
     }
     if votes.task.state == TaskState::Settled && votes.task.source != TaskSource::Gold {
-        let class = verdict(&votes, project.settings.seed);
+        let class = standing_class(&votes, project.settings.seed);
         task::write_classes(connection, &[row.item], &[class]).await?;
     }
     let payload = json!({
@@ -110,18 +115,13 @@ async fn lock_label(
     if row.undone_at.is_some() {
         return Err(LabelingError::Undone(label));
     }
+    if row.set_aside_at.is_some() {
+        return Err(LabelingError::SetAside(label));
+    }
     if !row.counted {
         return Err(LabelingError::Uncounted(label));
     }
     Ok((row, votes))
-}
-
-fn verdict(votes: &TaskVotes, seed: u64) -> Option<ClassIndex> {
-    match majority(&votes.classes()) {
-        Verdict::Class(class) => Some(class),
-        Verdict::Tie => break_tie(votes, seed),
-        Verdict::NoVotes => None,
-    }
 }
 
 fn amended(row: &LabelRow) -> Amended {

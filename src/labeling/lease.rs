@@ -59,7 +59,7 @@ pub async fn lease_tasks(
         slots = slot::resume(connection, project.id, labeler, lease_seconds).await?;
     }
     let held_count =
-        if resume { slots.len() as i64 } else { slot::count_held(connection, project.id, labeler).await? };
+        if resume { slots.len() as i64 } else { count_held(connection, project, labeler).await? };
     let room = i64::from(LEASE_COUNT_MAX) - held_count;
     let wanted = (i64::from(count) - slots.len() as i64).min(room).max(0);
     if wanted > 0 && standing_wait(project).is_none() {
@@ -92,6 +92,19 @@ pub async fn release_leases(
     tasks: Option<&[TaskId]>,
 ) -> Result<u64, StoreError> {
     slot::release(connection, project.id, labeler, tasks).await
+}
+
+/// How many leases the labeler holds; its own that have run out are opened first, or renewing them later would exceed the cap.
+async fn count_held(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+    labeler: TokenId,
+) -> Result<i64, StoreError> {
+    let (held_count, expired_count) = slot::count_held(connection, project.id, labeler).await?;
+    if expired_count > 0 {
+        slot::open_expired(connection, project.id).await?;
+    }
+    Ok(held_count)
 }
 
 async fn lease_new(

@@ -6,7 +6,7 @@
 use serde_json::json;
 
 use super::LabelingError;
-use super::votes::{Voter, close_tasks, lock_votes};
+use super::votes::{Ties, Voter, close_tasks, lock_votes};
 use crate::domain::event::EventKind;
 use crate::domain::ids::{ItemId, TaskId, TokenId};
 use crate::domain::item::Exclusion;
@@ -61,7 +61,7 @@ pub async fn skip_task(
             row.state = SlotState::Withdrawn;
         }
     }
-    close_tasks(connection, project.settings.seed, &[&votes], true).await?;
+    close_tasks(connection, project.settings.seed, &[&votes], Ties::AskAgain).await?;
     let payload =
         json!({ "task": task, "item": skipped.item, "round": round, "reason": reason, "labeler": labeler });
     event::append(connection, Some(project.id), EventKind::TaskSkipped, &payload).await?;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::votes::{Judgement, TaskVotes, Voter, close_tasks, lock_votes};
+use super::votes::{Judgement, TaskVotes, Ties, Voter, close_tasks, lock_votes};
 use crate::domain::event::EventKind;
 use crate::domain::ids::{LabelId, TaskId, TokenId};
 use crate::domain::label::LabelOutcome;
@@ -70,7 +70,7 @@ pub async fn submit_labels(
     }
     label::create_all(connection, project.id, labeler, &batch.labels).await?;
     let answered: Vec<&TaskVotes> = batch.answered.iter().filter_map(|task| votes.get(task)).collect();
-    close_tasks(connection, project.settings.seed, &answered, true).await?;
+    close_tasks(connection, project.settings.seed, &answered, Ties::AskAgain).await?;
     event::append_all(connection, project.id, EventKind::LabelAccepted, &batch.events).await?;
     Ok(results)
 }
@@ -110,7 +110,7 @@ impl Batch {
                 }
                 self.answered.push(of_task.task.id);
                 self.events.push(json!({
-                    "label": label, "task": of_task.task.id, "item": of_task.task.item, "round": of_task.task.round_number,
+                    "label": label, "task": of_task.task.id, "item": of_task.task.item, "round": of_task.round_of(Some(slot)),
                     "class": submission.class, "labeler": labeler,
                 }));
                 (Some(label), LabelOutcome::Accepted)
@@ -133,7 +133,7 @@ impl Batch {
             task: of_task.task.id,
             slot,
             item: of_task.task.item,
-            round_number: of_task.task.round_number,
+            round_number: of_task.round_of(slot),
             class,
             person: submission.person.clone(),
             attempt: submission.attempt,

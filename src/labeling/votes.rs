@@ -1,12 +1,13 @@
 //! The votes of tasks: loading them under locks, judging what a label may do, and closing tasks that have no slot left.
 //!
 //! `judge` is pure: it decides from the slots and labels alone. `close_tasks` writes the verdict: a majority settles, a tie asks for one
-//! more vote (the supervisor, which alone makes slots, adds it or decides), a tie of the extra vote too is broken by the image's content.
+//! more vote (the supervisor, which alone makes slots, adds it or decides). A tie that must be decided goes to the weighed votes of the
+//! project (Dawid and Skene), and without them to a draw by the image's content. A relabel task's verdict counts the earlier votes too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::domain::agreement::{Verdict, majority};
-use crate::domain::ids::{LabelId, ProjectId, SlotId, TaskId, TokenId};
+use crate::domain::ids::{ItemId, LabelId, ProjectId, SlotId, TaskId, TokenId};
 use crate::domain::project::ClassIndex;
 use crate::domain::seed::StreamKey;
 use crate::domain::task::{SlotState, TaskSource, TaskState};
@@ -24,7 +25,21 @@ pub(crate) struct TaskVotes {
     pub(crate) slots: Vec<SlotRow>,
     /// Its labels, uncounted ones included.
     pub(crate) labels: Vec<VoteRow>,
+    /// Of a relabel task: the votes on its item that other tasks asked for.
+    pub(crate) earlier: Vec<VoteRow>,
 }
+
+/// What becomes of a tie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ties<'w> {
+    /// It waits for one more vote, unless that vote was given already.
+    AskAgain,
+    /// It is decided now: by what the weighed votes say of the item, else by its content.
+    Decide(&'w Weighed),
+}
+
+/// The class that the weighed votes of a project give to items; empty while labelers don't repeat enough.
+pub(crate) type Weighed = HashMap<ItemId, ClassIndex>;
 
 /// Who votes: a token, and the person when a tool labels for several.
 #[derive(Clone, Copy, Debug)]
@@ -94,9 +109,32 @@ impl TaskVotes {
         matches!(self.task.state, S::Open | S::Leased | S::Adjudication) && self.is_unclosed()
     }
 
-    /// The classes of the counted votes.
+    /// The classes of the votes that the verdict counts: one a voter, the newest.
+    ///
+    /// A relabel task counts the earlier votes on its item, and an imported class, which nobody voted for, as one.
     pub(crate) fn classes(&self) -> Vec<ClassIndex> {
-        self.labels.iter().filter(|label| label.counted).map(|label| label.class).collect()
+        let counted = || self.labels.iter().filter(|label| label.counted);
+        let is_outdated =
+            |vote: &&VoteRow| counted().any(|own| own.labeler == vote.labeler && own.person == vote.person);
+        let earlier = self.earlier.iter().filter(|vote| vote.counted && !is_outdated(vote));
+        let imported = self.task.known_class.filter(|_| self.is_relabel() && self.earlier.is_empty());
+        counted().chain(earlier).map(|label| label.class).chain(imported).collect()
+    }
+
+    /// The round that waits for a slot, or the task's own.
+    pub(crate) fn round_of(&self, slot: Option<SlotId>) -> i32 {
+        let waiting = slot.and_then(|id| self.slots.iter().find(|slot| slot.id == id));
+        waiting.map_or(self.task.round_number, |slot| slot.round_number)
+    }
+
+    /// Whether anybody's vote for this task counts.
+    pub(crate) fn has_own_vote(&self) -> bool {
+        self.labels.iter().any(|label| label.counted)
+    }
+
+    /// Whether the task checks a class that its item has.
+    pub(crate) fn is_relabel(&self) -> bool {
+        self.task.source == TaskSource::Relabel
     }
 
     /// Whether a slot is still open or leased.
@@ -146,7 +184,7 @@ pub(crate) async fn lock_votes(
     let locked = task::lock_all(connection, project, tasks).await?;
     let mut votes: BTreeMap<TaskId, TaskVotes> = locked
         .into_iter()
-        .map(|task| (task.id, TaskVotes { task, slots: Vec::new(), labels: Vec::new() }))
+        .map(|task| (task.id, TaskVotes { task, slots: Vec::new(), labels: Vec::new(), earlier: Vec::new() }))
         .collect();
     let known: Vec<TaskId> = votes.keys().copied().collect();
     for slot in slot::lock_of_tasks(connection, &known).await? {
@@ -159,21 +197,28 @@ pub(crate) async fn lock_votes(
             of_task.labels.push(vote);
         }
     }
+    let relabels: Vec<TaskId> =
+        votes.values().filter(|of_task| of_task.is_relabel()).map(|of_task| of_task.task.id).collect();
+    if !relabels.is_empty() {
+        for vote in label::list_earlier(connection, &relabels).await? {
+            if let Some(of_task) = votes.get_mut(&vote.task) {
+                of_task.earlier.push(vote);
+            }
+        }
+    }
     Ok(votes)
 }
 
 /// Writes the verdict of every given task that has no slot open or leased; the others stay as they are.
-///
-/// `may_ask_again`: a first tie waits for one more vote; otherwise every tie is broken now.
 pub(crate) async fn close_tasks(
     connection: &mut PgConnection,
     seed: u64,
     votes: &[&TaskVotes],
-    may_ask_again: bool,
+    ties: Ties<'_>,
 ) -> Result<(), StoreError> {
     let (mut tasks, mut states, mut items, mut classes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for of_task in votes.iter().filter(|of_task| !of_task.is_unclosed()) {
-        let (state, class) = conclude(of_task, seed, may_ask_again);
+        let (state, class) = conclude(of_task, seed, ties);
         tasks.push(of_task.task.id);
         states.push(state);
         // A gold item keeps the class it is known to have.
@@ -188,23 +233,42 @@ pub(crate) async fn close_tasks(
     task::write_classes(connection, &items, &classes).await
 }
 
-fn conclude(of_task: &TaskVotes, seed: u64, may_ask_again: bool) -> (TaskState, Option<ClassIndex>) {
-    let classes = of_task.classes();
-    match majority(&classes) {
-        Verdict::Class(class) => (TaskState::Settled, Some(class)),
-        Verdict::Tie if may_ask_again && of_task.task.state != TaskState::Adjudication => {
+fn conclude(of_task: &TaskVotes, seed: u64, ties: Ties<'_>) -> (TaskState, Option<ClassIndex>) {
+    // The earlier votes of a check that nobody answered are no answer.
+    let verdict = if of_task.has_own_vote() { majority(&of_task.classes()) } else { Verdict::NoVotes };
+    match (verdict, ties) {
+        (Verdict::Class(class), _) => (TaskState::Settled, Some(class)),
+        (Verdict::Tie, Ties::AskAgain) if of_task.task.state != TaskState::Adjudication => {
             (TaskState::Adjudication, None)
         }
-        Verdict::Tie => (TaskState::Settled, break_tie(of_task, seed)),
-        Verdict::NoVotes if of_task.slots.iter().any(|slot| slot.state == SlotState::Skipped) => {
+        // Drawn for now: before the round trains, the weighed votes look at it once more.
+        (Verdict::Tie, Ties::AskAgain) => (TaskState::Settled, break_tie(of_task, seed)),
+        (Verdict::Tie, Ties::Decide(weighed)) => (TaskState::Settled, decide_tie(of_task, seed, weighed)),
+        (Verdict::NoVotes, _) if of_task.slots.iter().any(|slot| slot.state == SlotState::Skipped) => {
             (TaskState::Skipped, None)
         }
-        Verdict::NoVotes => (TaskState::Withdrawn, None),
+        (Verdict::NoVotes, _) => (TaskState::Withdrawn, None),
     }
 }
 
+/// The class that the votes give without anything being asked; of a check without any, the class that it checks.
+pub(crate) fn standing_class(of_task: &TaskVotes, seed: u64) -> Option<ClassIndex> {
+    let class = match majority(&of_task.classes()) {
+        Verdict::Class(class) => Some(class),
+        Verdict::Tie => break_tie(of_task, seed),
+        Verdict::NoVotes => None,
+    };
+    class.or(of_task.task.known_class.filter(|_| of_task.is_relabel()))
+}
+
+/// What the weighed votes say, if that is among the leaders' classes; else a draw.
+fn decide_tie(of_task: &TaskVotes, seed: u64, weighed: &Weighed) -> Option<ClassIndex> {
+    let said = weighed.get(&of_task.task.item).copied();
+    said.filter(|class| of_task.classes().contains(class)).or_else(|| break_tie(of_task, seed))
+}
+
 /// One of the leading classes, drawn from a stream keyed by the image's content, so that it repeats in another database.
-pub(crate) fn break_tie(of_task: &TaskVotes, seed: u64) -> Option<ClassIndex> {
+fn break_tie(of_task: &TaskVotes, seed: u64) -> Option<ClassIndex> {
     let classes = of_task.classes();
     let count_of = |class: ClassIndex| classes.iter().filter(|other| **other == class).count();
     let most = classes.iter().map(|class| count_of(*class)).max()?;
@@ -233,6 +297,7 @@ mod tests {
             person: None,
             former: Vec::new(),
             attempt,
+            round_number: 1,
         }
     }
 
@@ -244,8 +309,9 @@ mod tests {
             round_number: 1,
             source: TaskSource::Query,
             state,
+            known_class: None,
         };
-        TaskVotes { task, slots, labels: Vec::new() }
+        TaskVotes { task, slots, labels: Vec::new(), earlier: Vec::new() }
     }
 
     fn vote(token: TokenId, class: u16, counted: bool) -> VoteRow {
@@ -313,21 +379,52 @@ mod tests {
         let (ana, ben) = (TokenId::generate(), TokenId::generate());
         let mut tied = votes(TaskState::Open, vec![slot(SlotState::Answered, Some(ana), 1)]);
         tied.labels = vec![vote(ana, 4, true), vote(ben, 2, true), vote(ben, 9, false)];
-        assert_eq!(conclude(&tied, 7, true), (TaskState::Adjudication, None));
-        let first = conclude(&tied, 7, false);
+        assert_eq!(conclude(&tied, 7, Ties::AskAgain), (TaskState::Adjudication, None));
+        let mut weighed = Weighed::new();
+        let first = conclude(&tied, 7, Ties::Decide(&weighed));
         assert!(matches!(first, (TaskState::Settled, Some(ClassIndex(2 | 4)))), "{first:?}");
         tied.labels.reverse();
-        assert_eq!(conclude(&tied, 7, false), first);
+        assert_eq!(conclude(&tied, 7, Ties::Decide(&weighed)), first);
         tied.task.state = TaskState::Adjudication;
-        assert_eq!(conclude(&tied, 7, true), first);
+        assert_eq!(conclude(&tied, 7, Ties::AskAgain), first);
+        // What the weighed votes say comes before the draw, but no class that nobody gave.
+        for class in [4, 2] {
+            weighed.insert(tied.task.item, ClassIndex(class));
+            let decided = conclude(&tied, 7, Ties::Decide(&weighed));
+            assert_eq!(decided, (TaskState::Settled, Some(ClassIndex(class))));
+        }
+        weighed.insert(tied.task.item, ClassIndex(9));
+        assert_eq!(conclude(&tied, 7, Ties::Decide(&weighed)), first);
+    }
+
+    #[test]
+    fn a_check_counts_the_votes_before_it_and_one_of_each_voter() {
+        let (ana, ben) = (TokenId::generate(), TokenId::generate());
+        let mut check = votes(TaskState::Open, vec![slot(SlotState::Answered, Some(ben), 1)]);
+        check.task.source = TaskSource::Relabel;
+        check.task.known_class = Some(ClassIndex(4));
+        check.labels = vec![vote(ben, 2, true)];
+        // An imported class counts as one vote, so the two differ.
+        assert_eq!(conclude(&check, 7, Ties::AskAgain).0, TaskState::Adjudication);
+        check.earlier = vec![vote(ana, 4, true)];
+        assert_eq!(conclude(&check, 7, Ties::AskAgain).0, TaskState::Adjudication);
+        // Who answered before changes its mind; a vote that was set aside is none.
+        check.earlier = vec![vote(ben, 4, true)];
+        assert_eq!(conclude(&check, 7, Ties::AskAgain), (TaskState::Settled, Some(ClassIndex(2))));
+        check.earlier = vec![vote(ana, 4, false)];
+        assert_eq!(conclude(&check, 7, Ties::AskAgain), (TaskState::Settled, Some(ClassIndex(2))));
+        check.labels.clear();
+        check.earlier = vec![vote(ana, 4, true)];
+        check.slots[0].state = SlotState::Skipped;
+        assert_eq!(conclude(&check, 7, Ties::AskAgain), (TaskState::Skipped, None));
     }
 
     #[test]
     fn a_task_that_everybody_skipped_is_skipped_and_one_that_nobody_saw_is_withdrawn() {
         let ana = TokenId::generate();
         let skipped = votes(TaskState::Open, vec![slot(SlotState::Skipped, Some(ana), 1)]);
-        assert_eq!(conclude(&skipped, 7, true).0, TaskState::Skipped);
+        assert_eq!(conclude(&skipped, 7, Ties::AskAgain).0, TaskState::Skipped);
         let unseen = votes(TaskState::Open, vec![slot(SlotState::Withdrawn, None, 0)]);
-        assert_eq!(conclude(&unseen, 7, true).0, TaskState::Withdrawn);
+        assert_eq!(conclude(&unseen, 7, Ties::AskAgain).0, TaskState::Withdrawn);
     }
 }

@@ -18,7 +18,7 @@ use crate::nn::graph::Representation;
 ///
 /// Tried like `fine_tune`'s recipe, on the same labels: test accuracy .560 and .586 at 50, .757 and .759 at 500. Fitting the head and scoring the
 /// 60,000 items together took 0.04 s and 0.09 s on a busy machine of two cores.
-const PENALTY: f64 = 1.0;
+pub(super) const PENALTY: f64 = 1.0;
 
 /// Fits the head of `round` on the rows of `table` that `labeled` names (any order).
 ///
@@ -59,14 +59,14 @@ pub fn fine_tune_head(
 }
 
 /// Mean and inverse deviation of each feature over a table.
-struct Standardisation {
+pub(super) struct Standardisation {
     mean: Vec<f64>,
     inverse_deviation: Vec<f64>,
 }
 
 impl Standardisation {
     /// Measures in the order of the content hashes, so that the order of shards changes no bit.
-    fn measure(table: &EmbeddingTable) -> Self {
+    pub(super) fn measure(table: &EmbeddingTable) -> Self {
         let mut order: Vec<usize> = (0..table.len()).collect();
         order.sort_unstable_by_key(|&row| table.hashes[row]);
         let (mut sums, mut squares) = (vec![0.0; table.feature_count], vec![0.0; table.feature_count]);
@@ -88,7 +88,7 @@ impl Standardisation {
         Self { mean, inverse_deviation }
     }
 
-    fn apply(&self, embedding: &[f32]) -> Vec<f32> {
+    pub(super) fn apply(&self, embedding: &[f32]) -> Vec<f32> {
         let numbers = embedding.iter().zip(&self.mean).zip(&self.inverse_deviation);
         numbers.map(|((&value, mean), inverse)| ((f64::from(value) - mean) * inverse) as f32).collect()
     }

@@ -9,7 +9,7 @@ use super::{Result, StepHook, check};
 use crate::nn::ops;
 
 /// Steps at most.
-const ITERATION_COUNT_MAX: u64 = 200;
+pub(super) const ITERATION_COUNT_MAX: u64 = 200;
 
 /// Pairs of steps and slope changes that are remembered.
 const MEMORY: usize = 10;
@@ -42,6 +42,22 @@ pub(super) struct Fit {
     pub loss: f64,
     /// Right answers on the training set, 0 to 1.
     pub accuracy: f64,
+}
+
+impl Fit {
+    /// Class probabilities of one standardised embedding, [C].
+    pub(super) fn probabilities(&self, input: &[f32], class_count: usize) -> Vec<f32> {
+        let width = self.weights.len() / class_count.max(1);
+        let odds = self.weights.chunks_exact(width).map(|weights| {
+            let products = weights.iter().zip(input).map(|(weight, value)| weight * f64::from(*value));
+            products.sum::<f64>() + weights[width - 1]
+        });
+        let mut odds: Vec<f64> = odds.collect();
+        let top = odds.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        odds.iter_mut().for_each(|odds| *odds = (*odds - top).exp());
+        let total: f64 = odds.iter().sum();
+        odds.iter().map(|odds| (odds / total) as f32).collect()
+    }
 }
 
 /// The objective at one place.

@@ -1,28 +1,28 @@
 //! Batches: what a round asks, what is asked ahead of it, and how the budget bounds both.
 //!
-//! Votes are reserved when slots are made, and slots are made only here and for ties, always under the project's lock; so paid plus
-//! reserved votes never exceed the budget. `batch_size` counts distinct items; gold tasks come on top, as far as the budget goes.
+//! Votes are reserved when slots are made, and slots are made only here, for ties and for votes set aside, always under the project's lock; so paid plus
+//! reserved votes never exceed the budget. `batch_size` counts distinct items; gold tasks and checks come on top, as far as the budget goes.
 
 use std::collections::HashSet;
 
 use serde_json::json;
 
+use super::blind::{choose_checks, choose_gold, mingle};
 use super::error::TickError;
 use super::prepare::{Prepared, selection_of};
-use super::request::{ChosenItem, SelectRequest, Selection, from_json};
+use super::request::{AuditOutcome, ChosenItem, SelectRequest, Selection, from_json};
 use super::subject_of_round;
 use super::votes::{free_votes, share_of};
 use crate::domain::event::EventKind;
 use crate::domain::ids::{ItemId, RoundId};
 use crate::domain::job::JobKind;
 use crate::domain::round::RoundState;
-use crate::domain::seed::StreamKey;
 use crate::domain::strategy::Strategy;
 use crate::domain::task::TaskSource;
 use crate::store::project::ProjectRow;
 use crate::store::round::RoundRow;
 use crate::store::task::{BatchOrigin, NewTask};
-use crate::store::{PgConnection, StoreError, event, job, pool, round, task};
+use crate::store::{PgConnection, StoreError, event, item, job, pool, round, slot, task};
 
 /// A batch that can be opened.
 #[derive(Debug, Default)]
@@ -31,14 +31,23 @@ pub(super) struct PlannedBatch {
     ahead_count: usize,
     /// Tasks to be made, in the order of ranks.
     tasks: Vec<NewTask>,
-    /// How many of them fill the batch; the others are gold.
+    /// How many of them fill the batch; the others are gold and checks.
     fresh_count: usize,
+    /// Slots of older tasks that the round waits for, since their votes were set aside.
+    asked_again_count: u64,
+    /// Items that could be asked when the batch was planned.
+    askable_count: i64,
 }
 
 impl PlannedBatch {
-    /// Distinct items of the batch, gold not counted.
-    pub(super) fn item_count(&self) -> usize {
+    /// Distinct items of the batch, gold and checks not counted.
+    fn item_count(&self) -> usize {
         self.ahead_count + self.fresh_count
+    }
+
+    /// Whether a round with it would have nothing to wait for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.item_count() == 0 && self.asked_again_count == 0
     }
 }
 
@@ -48,12 +57,15 @@ pub(super) async fn plan(
     project: &ProjectRow,
     number: i32,
     selection: &Selection,
+    audit: Option<&AuditOutcome>,
 ) -> Result<PlannedBatch, TickError> {
     let settings = &project.settings;
+    let votes = u64::from(settings.votes_per_task);
     let asked = task::lock_with_open_slot(connection, project.id, number).await?;
     task::withdraw_untouched(connection, &asked).await?;
     let ahead_count = task::count_batch(connection, project.id, number).await?.unsigned_abs();
-    let affordable = free_votes(connection, project).await? / u64::from(settings.votes_per_task);
+    let free = free_votes(connection, project).await?;
+    let affordable = free / votes;
     let room = u64::from(settings.batch_size).saturating_sub(ahead_count).min(affordable);
     let chosen: Vec<ItemId> =
         selection.random.iter().chain(&selection.ranking).map(|choice| choice.item).collect();
@@ -68,16 +80,25 @@ pub(super) async fn plan(
         settings.gold_fraction,
     ))
     .min(affordable - fresh_count as u64);
-    let gold = choose_gold(connection, project, number, gold_count).await?;
+    let shows_guesses =
+        settings.show_suggestions && query.iter().chain(&random).any(|choice| !choice.suggestions.is_empty());
+    let gold = choose_gold(connection, project, number, gold_count, shows_guesses, audit).await?;
+    let asked_votes = votes * (fresh_count + gold.len()) as u64;
+    let checks = choose_checks(connection, project, audit, free - asked_votes, asked_votes, &gold).await?;
+    let of_source = |choices: Vec<&ChosenItem>, source| -> Vec<NewTask> {
+        choices.into_iter().map(|choice| choice.to_task(0, source)).collect()
+    };
+    let mut spread = of_source(random, TaskSource::Random);
+    spread.extend(gold);
+    spread.extend(checks);
     let first_rank = i32::try_from(ahead_count).unwrap_or(i32::MAX);
-    let tasks = (query.into_iter().map(|choice| (choice, TaskSource::Query)))
-        .chain(random.into_iter().map(|choice| (choice, TaskSource::Random)))
-        .map(|(choice, source)| choice.to_task(0, source))
-        .chain(gold)
-        .zip(first_rank..)
-        .map(|(task, rank)| NewTask { rank, ..task })
-        .collect();
-    Ok(PlannedBatch { ahead_count: ahead_count as usize, tasks, fresh_count })
+    Ok(PlannedBatch {
+        ahead_count: ahead_count as usize,
+        tasks: mingle(settings.seed, number, of_source(query, TaskSource::Query), spread, first_rank),
+        fresh_count,
+        asked_again_count: slot::count_unclosed(connection, project.id, number).await?.unsigned_abs(),
+        askable_count: pool::count_askable(connection, project.id, number).await?,
+    })
 }
 
 /// Opens a round with its planned batch.
@@ -98,8 +119,11 @@ pub(super) async fn open(
         None => (project.settings.strategy, project.model_version),
     };
     let task_count = i32::try_from(planned.item_count()).unwrap_or(i32::MAX);
-    insert_round(connection, project, number, RoundState::Labeling, &strategy, model_version, task_count)
-        .await?;
+    let row =
+        insert_round(connection, project, number, RoundState::Labeling, &strategy, model_version, task_count)
+            .await?;
+    let pool_count = item::count(connection, project.id).await?.pool_count;
+    round::note_pool(connection, row.id, planned.askable_count, pool_count).await?;
     let origin = BatchOrigin {
         project: project.id,
         round_number: number,
@@ -107,7 +131,11 @@ pub(super) async fn open(
         model_version,
         votes_per_task: project.settings.votes_per_task,
     };
-    task::create_all(connection, origin, &planned.tasks).await?;
+    let (checks, others): (Vec<NewTask>, Vec<NewTask>) =
+        planned.tasks.iter().cloned().partition(|task| task.source == TaskSource::Relabel);
+    task::create_all(connection, origin, &others).await?;
+    // A check is one more opinion beside those that the item has.
+    task::create_all(connection, BatchOrigin { votes_per_task: 1, ..origin }, &checks).await?;
     Ok(())
 }
 
@@ -183,33 +211,6 @@ pub(super) async fn ask_ahead(
 fn pick<'a>(choices: &'a [ChosenItem], askable: &HashSet<ItemId>, count: u64) -> Vec<&'a ChosenItem> {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     choices.iter().filter(|choice| askable.contains(&choice.item)).take(count).collect()
-}
-
-/// Items of known class, drawn by content from a stream of the round; none twice in a batch.
-async fn choose_gold(
-    connection: &mut PgConnection,
-    project: &ProjectRow,
-    number: i32,
-    count: u64,
-) -> Result<Vec<NewTask>, StoreError> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let round = u64::from(number.unsigned_abs());
-    let key = StreamKey::new(project.settings.seed, "gold").with_number(round);
-    let mut known = pool::list_imported(connection, project.id).await?;
-    known.sort_by_cached_key(|item| (key.clone().with_content(&item.hash).number(), item.hash));
-    known.truncate(usize::try_from(count).unwrap_or(usize::MAX));
-    let gold = known.into_iter().map(|item| NewTask {
-        item: item.id,
-        rank: 0,
-        source: TaskSource::Gold,
-        score: None,
-        uncertainty: None,
-        pretext_loss: None,
-        suggestions: Vec::new(),
-    });
-    Ok(gold.collect())
 }
 
 #[cfg(test)]

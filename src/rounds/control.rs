@@ -9,7 +9,7 @@ use crate::domain::budget::Budget;
 use crate::domain::event::EventKind;
 use crate::domain::ids::{ImportId, ProjectId};
 use crate::domain::job::JobKind;
-use crate::domain::project::{ProjectEvent, ProjectState};
+use crate::domain::project::{FinishReason, ProjectEvent, ProjectState};
 use crate::store::project::{self, ProjectRow};
 use crate::store::{PgConnection, StoreError, event, job, label, pool, round};
 
@@ -75,7 +75,7 @@ pub async fn start(connection: &mut PgConnection, project: &ProjectRow) -> Resul
             if !pool::any_askable(connection, project.id, next).await? {
                 return Err(ControlError::PoolUsedUp);
             }
-            round::set_finish_requested(connection, project.id, false).await?;
+            round::clear_finish(connection, project.id).await?;
             job::clear_for_reopening(connection, project.id, &super::subject_of_round(next)).await?;
             move_project(connection, &project, ProjectEvent::Reopened).await
         }
@@ -99,7 +99,7 @@ pub async fn finish(connection: &mut PgConnection, project: &ProjectRow) -> Resu
     match project.state {
         ProjectState::Finished => Err(ControlError::Finished),
         state if !state.is_started() => Err(ControlError::NotStarted),
-        _ => Ok(round::set_finish_requested(connection, project.id, true).await?),
+        _ => Ok(round::request_finish(connection, project.id, FinishReason::Operator).await?),
     }
 }
 

@@ -1,11 +1,12 @@
-//! The two writes that move states: compare-and-set by the domain's tables, with the event in the caller's transaction.
+//! The writes that move states: compare-and-set by the domain's tables, with the event in the caller's transaction.
 
 use serde_json::json;
 
 use crate::domain::event::EventKind;
 use crate::domain::ids::ProjectId;
-use crate::domain::project::{ProjectEvent, ProjectState};
+use crate::domain::project::{FinishReason, ProjectEvent, ProjectState};
 use crate::domain::round::{RoundEvent, RoundState};
+use crate::store::project::ProjectRow;
 use crate::store::round::RoundRow;
 use crate::store::{PgConnection, StoreError, event, round};
 
@@ -26,6 +27,25 @@ pub(super) async fn move_project(
     let payload = json!({ "from": from, "to": to });
     event::append(connection, Some(project), EventKind::ProjectStateChanged, &payload).await?;
     tracing::info!(project.id = %project, from = from.as_str(), to = to.as_str(), "project moved");
+    Ok(true)
+}
+
+/// Ends a project, for the reason that stands already or else this one; false as for a move.
+pub(super) async fn end_project(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+    reason: FinishReason,
+) -> Result<bool, StoreError> {
+    let (from, Some(to)) = (project.state, project.state.after(ProjectEvent::Ended)) else {
+        return Ok(false);
+    };
+    if !round::move_project(connection, project.id, from, to).await? {
+        return Ok(false);
+    }
+    let reason = round::note_finish_reason(connection, project.id, reason).await?;
+    let payload = json!({ "from": from, "to": to, "reason": reason });
+    event::append(connection, Some(project.id), EventKind::ProjectStateChanged, &payload).await?;
+    tracing::info!(project.id = %project.id, from = from.as_str(), reason = reason.as_str(), "project finished");
     Ok(true)
 }
 

@@ -6,9 +6,11 @@
 
 use std::collections::HashSet;
 
+use super::blind::gold_key;
 use super::error::TickError;
 use super::request::{
-    PretrainRequest, SelectRequest, Selection, ShardOutcome, ShardRequest, from_json, to_json,
+    AuditOutcome, AuditRequest, PretrainRequest, SelectRequest, Selection, ShardOutcome, ShardRequest,
+    from_json, to_json,
 };
 use super::subject_of_round;
 use super::votes::{free_votes, share_of};
@@ -21,6 +23,15 @@ use crate::store::{PgConnection, job, pool, task};
 
 /// Items of a shard, more or less: small enough that projects take turns and a crash costs little.
 const SHARD_ITEM_COUNT: i64 = 16_384;
+
+/// Labelled items below which an audit says nothing.
+const AUDIT_ITEM_COUNT_MIN: usize = 20;
+
+/// Labelled items that an audit looks at; of more a sample.
+const AUDIT_ITEM_COUNT_MAX: usize = 20_000;
+
+/// Items times classes beyond which an audit would take minutes.
+const AUDIT_WEIGHT_MAX: u64 = 2_000_000;
 
 /// What a shard of the pretext model asks for, but for its segments.
 const OF_PRETEXT_MODEL: ShardRequest = ShardRequest {
@@ -130,6 +141,65 @@ pub(super) async fn selection(
     };
     job::enqueue(connection, project.id, JobKind::Select, &subject, &to_json(&request)).await?;
     Ok(Prepared::Waiting)
+}
+
+/// What the last audit found, where blind tasks are made by it; `previous` is the round before the one to come.
+///
+/// The audit of the round before that one ran while people labelled. The first time there is none, and it is waited for.
+pub(super) async fn audit(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+    previous: i32,
+) -> Result<Prepared<Option<AuditOutcome>>, TickError> {
+    let settings = &project.settings;
+    if project.model_version.is_none() || (settings.gold_fraction == 0.0 && settings.relabel_fraction == 0.0)
+    {
+        return Ok(Prepared::Done(None));
+    }
+    for round in [previous - 1, previous] {
+        let subject = subject_of_round(round);
+        match job::find_outcome(connection, project.id, JobKind::Audit, &subject).await? {
+            Some((JobState::Done, outcome)) => {
+                let outcome = outcome.map(|outcome| from_json("outcome", &outcome)).transpose()?;
+                return Ok(Prepared::Done(outcome));
+            }
+            Some(_) => return Ok(Prepared::Waiting),
+            None => {}
+        }
+    }
+    let queued = queue_audit(connection, project, previous).await?;
+    Ok(if queued { Prepared::Waiting } else { Prepared::Done(None) })
+}
+
+/// Queues the audit of what is labelled after round `round`; false where there is too little to look at, or too much.
+pub(super) async fn queue_audit(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
+    round: i32,
+) -> Result<bool, TickError> {
+    if project.model_version.is_none() {
+        return Ok(false);
+    }
+    let class_count = u32::try_from(pool::count_outputs(connection, project.id).await?).unwrap_or(u32::MAX);
+    let mut labeled = pool::list_labeled(connection, project.id).await?;
+    let weight_count = labeled.len().min(AUDIT_ITEM_COUNT_MAX) as u64 * u64::from(class_count);
+    if labeled.len() < AUDIT_ITEM_COUNT_MIN || weight_count > AUDIT_WEIGHT_MAX {
+        return Ok(false);
+    }
+    let gold = gold_key(project, round);
+    // The gold candidates lead, so that a sample of D_l keeps them.
+    labeled.sort_by_cached_key(|item| (gold.clone().with_content(&item.hash).number(), item.hash));
+    labeled.truncate(AUDIT_ITEM_COUNT_MAX);
+    let gold_count = share_of(project.settings.batch_size, project.settings.gold_fraction) as usize;
+    // Twice as many as a batch asks: some are asked or suspected by then.
+    let gold = labeled.iter().take(2 * gold_count).map(|item| item.id).collect();
+    labeled.sort_unstable_by_key(|item| item.hash);
+    let (random, queried) = pool::list_samples(connection, project.id).await?;
+    let labeled = labeled.into_iter().filter_map(|item| Some((item.id, item.class?))).collect();
+    let request = AuditRequest { round, class_count, labeled, random, queried, gold };
+    let subject = subject_of_round(round);
+    job::enqueue(connection, project.id, JobKind::Audit, &subject, &to_json(&request)).await?;
+    Ok(true)
 }
 
 /// What the selection of a round chose, if it is done.

@@ -126,6 +126,83 @@ pub struct Selection {
     pub ranking: Vec<ChosenItem>,
 }
 
+/// Asks to look for suspected labels in D_l, and to compare its random with its queried items.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditRequest {
+    /// The last round whose labels take part.
+    pub round: i32,
+    /// Classes of the project.
+    pub class_count: u32,
+    /// D_l, or a sample of it, in the order of content hashes.
+    pub labeled: Vec<(ItemId, ClassIndex)>,
+    /// Items of D_l that were drawn at random.
+    pub random: Vec<ItemId>,
+    /// Items of D_l that a model chose.
+    pub queried: Vec<ItemId>,
+    /// Items of D_l that gold tasks may ask, in their order, for which guesses are wanted.
+    pub gold: Vec<ItemId>,
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AuditOutcome {
+    /// The last round whose labels took part.
+    pub round: i32,
+    /// Labelled items that were judged.
+    pub item_count: u64,
+    /// How often models that hadn't seen an item agreed with its class, 0 to 1.
+    pub out_of_fold_accuracy: f64,
+    /// Suspected items, the most suspicious first.
+    pub suspects: Vec<Suspect>,
+    /// Guesses about gold items, in the order of the request.
+    pub gold: Vec<GuessedItem>,
+    /// Random against queried items; none while there are too few.
+    pub comparison: Option<SampleComparison>,
+}
+
+/// An item whose class is suspected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Suspect {
+    /// The item.
+    pub item: ItemId,
+    /// The class it has.
+    pub class: ClassIndex,
+    /// The class it probably has.
+    pub suggested: ClassIndex,
+    /// Probability of the class it has, by models that hadn't seen it.
+    pub given_probability: f64,
+    /// Probability of the suggested class.
+    pub suggested_probability: f64,
+    /// Their guesses, best first.
+    pub suggestions: Vec<Suggestion>,
+}
+
+/// A guess about an item by models that hadn't seen it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuessedItem {
+    /// The item.
+    pub item: ItemId,
+    /// Best first.
+    pub suggestions: Vec<Suggestion>,
+}
+
+/// Two models that learned from equal counts of labels, one from random items and one from queried ones.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleComparison {
+    /// Labels that each learned from.
+    pub label_count: u32,
+    /// Items that both were asked about.
+    pub evaluated_count: u32,
+    /// Whether these are the test split, or random items that neither had seen.
+    pub on_test_split: bool,
+    /// Accuracy after random items.
+    pub random_accuracy: f64,
+    /// Accuracy after queried items.
+    pub queried_accuracy: f64,
+    /// Standard error of their difference over the items asked.
+    pub difference_deviation: f64,
+}
+
 impl ChosenItem {
     pub(super) fn to_task(&self, rank: i32, source: TaskSource) -> NewTask {
         NewTask {
@@ -136,6 +213,7 @@ impl ChosenItem {
             uncertainty: self.uncertainty,
             pretext_loss: self.pretext_loss,
             suggestions: self.suggestions.clone(),
+            known_class: None,
         }
     }
 }

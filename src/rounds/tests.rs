@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::request::*;
 use super::*;
-use crate::domain::ids::{LabelId, TaskId, TokenId};
+use crate::domain::ids::{ItemId, LabelId, TaskId, TokenId};
 use crate::domain::job::JobKind;
 use crate::domain::project::{ClassIndex, ProjectState};
 use crate::domain::settings::ProjectSettings;
@@ -18,9 +18,10 @@ use crate::labeling::testing::{CLASSES, House, submission};
 use crate::labeling::{Actor, skip_task, undo_label};
 use crate::store::job::{self, JobRow};
 use crate::store::model::{self, NewModel};
+use crate::store::task::Suggestion;
 use crate::store::{Store, pool, round};
 
-const ALL_KINDS: [JobKind; 7] = [
+const ALL_KINDS: [JobKind; 8] = [
     JobKind::Import,
     JobKind::Pretrain,
     JobKind::Embed,
@@ -28,6 +29,7 @@ const ALL_KINDS: [JobKind; 7] = [
     JobKind::Train,
     JobKind::Score,
     JobKind::Select,
+    JobKind::Audit,
 ];
 
 struct Driver {
@@ -142,10 +144,37 @@ impl Driver {
                 let ranking = choices.take((request.query_count + request.spare_count) as usize).collect();
                 to_json(&Selection { random, ranking })
             }
+            JobKind::Audit => {
+                let request: AuditRequest = from_json("request", &job.request).unwrap();
+                to_json(&self.audit(&request))
+            }
             JobKind::Import => panic!("no import is queued"),
         };
         assert!(job::finish(&mut transaction, job.id, job.attempt, &outcome).await.unwrap());
         transaction.commit().await.unwrap();
+    }
+
+    /// Suspects every labelled item of class 0, and guesses class 1 for every gold item.
+    fn audit(&self, request: &AuditRequest) -> AuditOutcome {
+        let suggestions = vec![Suggestion { class: ClassIndex(1), probability: 0.9 }];
+        let suspect = |(item, class): &(ItemId, ClassIndex)| Suspect {
+            item: *item,
+            class: *class,
+            suggested: ClassIndex(1),
+            given_probability: 0.1,
+            suggested_probability: 0.9,
+            suggestions: suggestions.clone(),
+        };
+        let suspects = request.labeled.iter().filter(|(_, class)| class.0 == 0).map(suspect).collect();
+        let guess = |item: &ItemId| GuessedItem { item: *item, suggestions: suggestions.clone() };
+        AuditOutcome {
+            round: request.round,
+            item_count: request.labeled.len() as u64,
+            out_of_fold_accuracy: 0.5,
+            suspects,
+            gold: request.gold.iter().map(guess).collect(),
+            comparison: None,
+        }
     }
 
     /// Ticks and plays jobs until only labels could move the project.

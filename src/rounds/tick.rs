@@ -6,22 +6,22 @@
 use crate::domain::ids::ProjectId;
 use crate::domain::job::JobKind;
 use crate::domain::job::JobState;
-use crate::domain::project::{ProjectEvent, ProjectState};
+use crate::domain::project::{FinishReason, ProjectEvent, ProjectState};
 use crate::domain::round::{RoundEvent, RoundState};
 use crate::domain::strategy::Strategy;
-use crate::domain::task::SlotState;
-use crate::labeling::votes::{close_tasks, lock_votes};
 use crate::store::project::{self, ProjectRow};
 use crate::store::round::RoundRow;
 use crate::store::{PgConnection, Store, StoreError, item, job, label, pool, round, slot, task};
 
 use super::batch;
 use super::error::TickError;
-use super::moves::{move_project, move_round, note_round};
+use super::moves::{end_project, move_project, move_round, note_round};
 use super::prepare::{self, Prepared, Tables};
 use super::request::{Selection, TrainOutcome, TrainRequest, from_json, to_json};
 use super::subject_of_round;
+use super::ties::{apply_weighed_votes, break_ties, withdraw_open};
 use super::votes::free_votes;
+use super::{curve, prepare::queue_audit};
 
 /// What a look at a project came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,43 +87,6 @@ async fn end_importing(
     Ok(TickOutcome::Moved)
 }
 
-/// Takes back every open slot; tasks left without any settle on the votes they have.
-async fn withdraw_open(connection: &mut PgConnection, project: &ProjectRow) -> Result<(), TickError> {
-    let tasks = task::lock_with_open_slot(connection, project.id, 0).await?;
-    if tasks.is_empty() {
-        return Ok(());
-    }
-    let mut votes = lock_votes(connection, project.id, &tasks).await?;
-    slot::withdraw_open_of_tasks(connection, &tasks).await?;
-    for slot in votes.values_mut().flat_map(|of_task| &mut of_task.slots) {
-        if slot.state == SlotState::Open {
-            slot.state = SlotState::Withdrawn;
-        }
-    }
-    let votes: Vec<_> = votes.values().collect();
-    close_tasks(connection, project.settings.seed, &votes, false).await?;
-    Ok(())
-}
-
-/// Gives each tied task one more vote if the budget has one free, else decides.
-async fn break_ties(connection: &mut PgConnection, project: &ProjectRow) -> Result<(), TickError> {
-    let tied = task::list_tied(connection, project.id).await?;
-    if tied.is_empty() {
-        return Ok(());
-    }
-    let votes = lock_votes(connection, project.id, &tied).await?;
-    let mut free = if project.finish_requested { 0 } else { free_votes(connection, project).await? };
-    for of_task in votes.values() {
-        if free > 0 {
-            free -= 1;
-            slot::add(connection, of_task.task.id).await?;
-        } else {
-            close_tasks(connection, project.settings.seed, &[of_task], false).await?;
-        }
-    }
-    Ok(())
-}
-
 /// Pretext model and embeddings first; then the seed batch, or training at once where imported labels make it needless.
 async fn open_first_batch(
     connection: &mut PgConnection,
@@ -170,6 +133,7 @@ async fn complete_batch(
         return Ok(TickOutcome::Idle);
     }
     note_round(connection, &row, RoundState::Labeling, RoundState::Training).await?;
+    apply_weighed_votes(connection, project).await?;
     move_project(connection, project.id, project.state, ProjectEvent::BatchCompleted).await?;
     queue_training(connection, project, &row).await?;
     batch::ask_ahead(connection, project, &row).await?;
@@ -196,8 +160,16 @@ async fn end_training(connection: &mut PgConnection, project: &ProjectRow) -> Re
         }
         Some(_) => return Ok(TickOutcome::Idle),
     };
+    if !project.finish_requested
+        && let Some(reason) = curve::judge(connection, project).await?
+    {
+        // The next look ends it as an operator would: what was answered ahead still trains.
+        round::request_finish(connection, project.id, reason).await?;
+        return Ok(TickOutcome::Moved);
+    }
     let next = row.number + 1;
-    let any_ahead = task::count_batch(connection, project.id, next).await? > 0;
+    let any_ahead = task::count_batch(connection, project.id, next).await? > 0
+        || slot::count_unclosed(connection, project.id, next).await? > 0;
     if !any_ahead && !can_ask(connection, project, next).await? {
         return end(connection, project, Some((&row, version))).await;
     }
@@ -246,8 +218,11 @@ async fn open_or_end(
     number: i32,
     selection: &Selection,
 ) -> Result<TickOutcome, TickError> {
-    let planned = batch::plan(connection, project, number, selection).await?;
-    if planned.item_count() == 0 {
+    let Prepared::Done(audit) = prepare::audit(connection, project, number - 1).await? else {
+        return Ok(TickOutcome::Idle);
+    };
+    let planned = batch::plan(connection, project, number, selection, audit.as_ref()).await?;
+    if planned.is_empty() {
         return end(connection, project, previous.map(|row| (row, None))).await;
     }
     if let Some(row) = previous {
@@ -256,6 +231,7 @@ async fn open_or_end(
     batch::open(connection, project, number, &planned).await?;
     // What the next choice will need is measured while people label; nobody waits for it here.
     prepare::pretext_losses(connection, project).await?;
+    queue_audit(connection, project, number - 1).await?;
     move_project(connection, project.id, project.state, ProjectEvent::BatchOpened).await?;
     Ok(TickOutcome::Moved)
 }
@@ -268,8 +244,16 @@ async fn end(
     job::cancel_learning(connection, project.id).await?;
     if let Some((row, version)) = round {
         move_round(connection, row, RoundEvent::ProjectEnded, version).await?;
+        queue_audit(connection, project, row.number).await?;
     }
-    move_project(connection, project.id, project.state, ProjectEvent::Ended).await?;
+    let reason = if project.finish_requested {
+        FinishReason::Operator
+    } else if free_votes(connection, project).await? < u64::from(project.settings.votes_per_task) {
+        FinishReason::Budget
+    } else {
+        FinishReason::Pool
+    };
+    end_project(connection, project, reason).await?;
     Ok(TickOutcome::Moved)
 }
 

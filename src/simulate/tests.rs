@@ -1,3 +1,5 @@
+//! A simulation on two hundred small images: pairs, resuming, refusals, the report; and the real images as an oracle.
+
 use std::collections::BTreeSet;
 
 use super::*;

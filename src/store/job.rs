@@ -137,6 +137,23 @@ pub async fn find_outcome(
     Ok(row.map(|row| (row.state, row.outcome)))
 }
 
+/// The outcome of the newest job of this kind of a project that is done, with its subject.
+pub async fn find_newest_outcome(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    kind: JobKind,
+) -> Result<Option<(String, Value)>, StoreError> {
+    let row = sqlx::query!(
+        r#"select subject, outcome as "outcome!" from job
+           where project = $1 and kind = $2 and state = 'done' and outcome is not null order by created_at desc, id desc limit 1"#,
+        project as ProjectId,
+        kind as JobKind
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| (row.subject, row.outcome)))
+}
+
 /// All jobs of one kind of a project that weren't cancelled, oldest first.
 pub async fn list_by_kind(
     connection: &mut PgConnection,
@@ -214,7 +231,7 @@ pub async fn claim(
              order by
                (select count(*) from job r where r.project = j.project and r.state = 'running' and r.expires_at >= now()),
                (select max(s.started_at) from job s where s.project = j.project) nulls first,
-               j.kind = 'pretext_loss', j.created_at, j.id
+               j.kind in ('pretext_loss', 'audit'), j.created_at, j.id
              limit 1
              for update of j skip locked
            )
@@ -362,11 +379,11 @@ pub async fn requeue_failed(
     Ok(rows.into_iter().map(|row| (row.kind, row.subject)).collect())
 }
 
-/// Cancels what the project's learning still has queued, running or failed; imports go on. A running attempt learns it at its heartbeat.
+/// Cancels what the project's learning still has queued, running or failed; imports and audits go on. A running attempt learns it at its heartbeat.
 pub async fn cancel_learning(connection: &mut PgConnection, project: ProjectId) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         "update job set state = 'cancelled', worker = null, expires_at = null, ended_at = now()
-         where project = $1 and state in ('queued', 'running', 'failed') and kind <> 'import'",
+         where project = $1 and state in ('queued', 'running', 'failed') and kind not in ('import', 'audit')",
         project as ProjectId
     )
     .execute(connection)

@@ -1,7 +1,8 @@
 //! Labels: the votes that people gave.
 //!
 //! A label is never deleted: an undone one keeps its row with a time, a corrected one remembers the class before. `counted` labels that
-//! aren't undone are the paid ones. Inserting touches no row that labelers share.
+//! aren't undone are the paid ones; of these, those that an operator set aside take no part in verdicts. Inserting touches no row that
+//! labelers share.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -26,7 +27,7 @@ pub struct VoteRow {
     pub labeler: TokenId,
     /// The person, when a tool labels for several.
     pub person: Option<String>,
-    /// Whether it is paid and takes part in the verdict.
+    /// Whether it takes part in the verdict: paid, and not set aside.
     pub counted: bool,
 }
 
@@ -78,6 +79,8 @@ pub struct LabelRow {
     pub counted: bool,
     /// When it was undone.
     pub undone_at: Option<DateTime<Utc>>,
+    /// When an operator set it aside.
+    pub set_aside_at: Option<DateTime<Utc>>,
 }
 
 /// A row of the export.
@@ -163,8 +166,26 @@ pub async fn list_of_tasks(
     let rows = sqlx::query_as!(
         VoteRow,
         r#"select id as "id: LabelId", task as "task: TaskId", slot as "slot: SlotId", class as "class: ClassIndex",
-             labeler as "labeler: TokenId", person, counted
+             labeler as "labeler: TokenId", person, counted and set_aside_at is null as "counted!"
            from label where task = any($1) and undone_at is null order by id"#,
+        tasks as &[TaskId]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Votes on the items of these tasks that other tasks asked for, gold ones left out, oldest first; `task` is the given task.
+pub async fn list_earlier(
+    connection: &mut PgConnection,
+    tasks: &[TaskId],
+) -> Result<Vec<VoteRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        VoteRow,
+        r#"select l.id as "id: LabelId", t.id as "task: TaskId", l.slot as "slot: SlotId", l.class as "class: ClassIndex",
+             l.labeler as "labeler: TokenId", l.person, l.set_aside_at is null as "counted!"
+           from task t join label l on l.item = t.item and l.task <> t.id join task o on o.id = l.task
+           where t.id = any($1) and o.source <> 'gold' and l.counted and l.undone_at is null order by l.id"#,
         tasks as &[TaskId]
     )
     .fetch_all(connection)
@@ -177,7 +198,7 @@ pub async fn find(connection: &mut PgConnection, label: LabelId) -> Result<Optio
     let row = sqlx::query_as!(
         LabelRow,
         r#"select id as "id: LabelId", project as "project: ProjectId", task as "task: TaskId", slot as "slot: SlotId",
-             item as "item: ItemId", round_number, class as "class: ClassIndex", labeler as "labeler: TokenId", counted, undone_at
+             item as "item: ItemId", round_number, class as "class: ClassIndex", labeler as "labeler: TokenId", counted, undone_at, set_aside_at
            from label where id = $1"#,
         label as LabelId
     )
@@ -252,7 +273,7 @@ pub async fn list_for_export(
              join task t on t.id = l.task
              join token k on k.id = l.labeler
              join class c on c.project = l.project and c.index = l.class
-           where l.project = $1 and l.counted and l.undone_at is null and ($2::uuid is null or l.id > $2)
+           where l.project = $1 and l.counted and l.undone_at is null and l.set_aside_at is null and ($2::uuid is null or l.id > $2)
            order by l.id limit $3"#,
         project as ProjectId,
         after as Option<LabelId>,

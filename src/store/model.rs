@@ -196,34 +196,45 @@ pub async fn find_version_of_job(
     Ok(version)
 }
 
-/// How often a model's guesses were right on the items drawn at random into the batches that it ranked.
+/// How often the guesses of the model that asked were right on the settled items of one round, drawn or chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RandomSlice {
+pub struct GuessCounts {
+    /// The round.
+    pub round: i32,
+    /// Whether the items were drawn at random or chosen by the rule, asked ahead included.
+    pub drawn: bool,
     /// The model that guessed.
     pub model_version: i32,
     /// Labelled items it learned from.
     pub label_count: i32,
-    /// Items drawn at random and settled, at least 1.
+    /// Settled items with a guess, at least 1.
     pub item_count: i64,
-    /// Of these, items whose settled class was the first guess.
+    /// Of these, items whose class was the first guess.
     pub correct_count: i64,
+    /// Items that could be asked when the round chose.
+    pub askable_count: Option<i64>,
+    /// Items of the pool then.
+    pub pool_count: Option<i64>,
 }
 
-/// The random slices of a project in the order of versions; models that ranked no settled random item are left out.
-pub async fn list_random_slices(
+/// The guesses of a project in the order of rounds and versions; rounds without any are left out.
+pub async fn list_guess_counts(
     connection: &mut PgConnection,
     project: ProjectId,
-) -> Result<Vec<RandomSlice>, StoreError> {
+) -> Result<Vec<GuessCounts>, StoreError> {
     let rows = sqlx::query_as!(
-        RandomSlice,
-        r#"select m.version as model_version, m.label_count, count(*) as "item_count!",
-             count(*) filter (where (t.suggestions -> 0 ->> 'class')::smallint = i.class) as "correct_count!"
+        GuessCounts,
+        r#"select t.round_number as round, t.source = 'random' as "drawn!", m.version as model_version, m.label_count,
+             count(*) as "item_count!",
+             count(*) filter (where (t.suggestions -> 0 ->> 'class')::smallint = i.class) as "correct_count!",
+             max(r.askable_count) as askable_count, max(r.pool_count) as pool_count
            from task t
              join item i on i.id = t.item
              join model m on m.project = t.project and m.version = t.model_version
-           where t.project = $1 and t.source = 'random' and t.state = 'settled' and i.class is not null
+             left join round r on r.project = t.project and r.number = t.round_number
+           where t.project = $1 and t.source in ('query', 'random', 'ahead') and t.state = 'settled' and i.class is not null
              and jsonb_array_length(t.suggestions) > 0
-           group by m.version, m.label_count order by m.version"#,
+           group by t.round_number, 2, m.version, m.label_count order by t.round_number, m.version, 2"#,
         project as ProjectId
     )
     .fetch_all(connection)

@@ -130,7 +130,7 @@ pub async fn filter_askable(
     let ids = sqlx::query_scalar!(
         r#"select i.id as "id: ItemId" from item i
            where i.id = any($1) and i.class is null and i.excluded is null and i.ask_from_round <= $2
-             and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead')
+             and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead', 'relabel')
                and t.state in ('open', 'leased', 'settled', 'adjudication'))"#,
         items as &[ItemId],
         round
@@ -149,7 +149,7 @@ pub async fn count_askable(
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!" from item i
            where i.project = $1 and i.split = 'pool' and i.class is null and i.excluded is null and i.ask_from_round <= $2
-             and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead')
+             and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead', 'relabel')
                and t.state in ('open', 'leased', 'settled', 'adjudication'))"#,
         project as ProjectId,
         round
@@ -168,7 +168,7 @@ pub async fn any_askable(
     let any = sqlx::query_scalar!(
         r#"select exists (select from item i
              where i.project = $1 and i.split = 'pool' and i.class is null and i.excluded is null and i.ask_from_round <= $2
-               and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead')
+               and not exists (select from task t where t.item = i.id and t.source in ('query', 'random', 'ahead', 'relabel')
                  and t.state in ('open', 'leased', 'settled', 'adjudication'))) as "any!""#,
         project as ProjectId,
         round
@@ -190,16 +190,38 @@ pub async fn list_labeled(
     ))
 }
 
-/// Pool items whose class was imported: what gold tasks are drawn from.
-pub async fn list_imported(
+/// Pool items whose class is known, imported or settled, and that no task asks now: what gold tasks are drawn from.
+pub async fn list_known(
     connection: &mut PgConnection,
     project: ProjectId,
 ) -> Result<Vec<PoolItem>, StoreError> {
     Ok(list_pool_items!(
         connection,
-        "where i.project = $1 and i.split = 'pool' and i.excluded is null and i.class_source = 'import'",
+        "where i.project = $1 and i.split = 'pool' and i.excluded is null and i.class is not null
+           and not exists (select from task t where t.item = i.id and t.state in ('open', 'adjudication'))",
         project as ProjectId
     ))
+}
+
+/// How items came to be asked: those drawn at random, and those that a model chose; each a settled item of a batch.
+pub async fn list_samples(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<(Vec<ItemId>, Vec<ItemId>), StoreError> {
+    let rows = sqlx::query!(
+        r#"select t.item as "item: ItemId", t.source = 'random' as "random!" from task t join item i on i.id = t.item
+           where t.project = $1 and t.state = 'settled' and i.class is not null and i.excluded is null
+             and (t.source = 'random' or t.source in ('query', 'ahead') and t.model_version is not null)
+           order by i.content_hash"#,
+        project as ProjectId
+    )
+    .fetch_all(connection)
+    .await?;
+    let (mut random, mut queried) = (Vec::new(), Vec::new());
+    for row in rows {
+        if row.random { random.push(row.item) } else { queried.push(row.item) }
+    }
+    Ok((random, queried))
 }
 
 /// The test split, its classes known.

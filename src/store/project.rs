@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 
 use super::StoreError;
 use crate::domain::ids::ProjectId;
-use crate::domain::project::ProjectState;
+use crate::domain::project::{FinishReason, ProjectState};
 use crate::domain::settings::ProjectSettings;
 
 /// A project as it stands.
@@ -24,6 +24,8 @@ pub struct ProjectRow {
     pub paused: bool,
     /// Whether the operator asked to end it after the running batch.
     pub finish_requested: bool,
+    /// Why it ended or is about to, unless it was reopened since.
+    pub finish_reason: Option<FinishReason>,
     /// Everything that the operator decided.
     pub settings: ProjectSettings,
     /// Version of the last published downstream model.
@@ -46,6 +48,7 @@ pub async fn insert(
         ProjectRow,
         r#"insert into project (id, name, state, settings) values ($1, $2, 'empty', $3)
            returning id as "id: ProjectId", name, state as "state: ProjectState", paused, finish_requested,
+             finish_reason as "finish_reason: FinishReason",
              settings as "settings: ProjectSettings", model_version, created_at, started_at, finished_at"#,
         ProjectId::generate() as ProjectId,
         name,
@@ -61,6 +64,7 @@ pub async fn find(connection: &mut PgConnection, id: ProjectId) -> Result<Option
     let row = sqlx::query_as!(
         ProjectRow,
         r#"select id as "id: ProjectId", name, state as "state: ProjectState", paused, finish_requested,
+             finish_reason as "finish_reason: FinishReason",
              settings as "settings: ProjectSettings", model_version, created_at, started_at, finished_at
            from project where id = $1 and deleted_at is null"#,
         id as ProjectId
@@ -78,6 +82,7 @@ pub async fn find_by_name(
     let row = sqlx::query_as!(
         ProjectRow,
         r#"select id as "id: ProjectId", name, state as "state: ProjectState", paused, finish_requested,
+             finish_reason as "finish_reason: FinishReason",
              settings as "settings: ProjectSettings", model_version, created_at, started_at, finished_at
            from project where name = $1 and deleted_at is null"#,
         name
@@ -97,6 +102,7 @@ pub async fn list(
     let rows = sqlx::query_as!(
         ProjectRow,
         r#"select id as "id: ProjectId", name, state as "state: ProjectState", paused, finish_requested,
+             finish_reason as "finish_reason: FinishReason",
              settings as "settings: ProjectSettings", model_version, created_at, started_at, finished_at
            from project
            where deleted_at is null and ($1::uuid[] is null or id = any($1)) and ($2::uuid is null or id > $2)

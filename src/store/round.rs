@@ -9,7 +9,7 @@ use sqlx::types::Json;
 
 use super::StoreError;
 use crate::domain::ids::{ProjectId, RoundId};
-use crate::domain::project::{ClassIndex, ProjectState};
+use crate::domain::project::{ClassIndex, FinishReason, ProjectState};
 use crate::domain::round::RoundState;
 use crate::domain::strategy::Strategy;
 
@@ -43,7 +43,9 @@ pub struct RoundRow {
 pub struct RoundSummary {
     /// The round.
     pub round: RoundRow,
-    /// Tasks of the batch that are settled or skipped.
+    /// Tasks that it asks; gold and relabel among them, or one could tell them by what doesn't count.
+    pub task_count: i64,
+    /// Of these, settled or skipped ones.
     pub answered_count: i64,
     /// Accuracy on the test split of the model that its labels trained.
     pub test_accuracy: Option<f64>,
@@ -60,9 +62,9 @@ pub struct RoundStanding {
     pub number: i32,
     /// Where it stands.
     pub state: RoundState,
-    /// Items of its batch.
+    /// Tasks that it asks; gold and relabel among them, or one could tell them by what doesn't count.
     pub task_count: i64,
-    /// Tasks of its batch that are settled or skipped.
+    /// Of these, settled or skipped ones.
     pub answered_count: i64,
     /// Slots of any of its tasks that are open or leased; at 0 the batch is complete.
     pub unclosed_slot_count: i64,
@@ -127,15 +129,65 @@ pub async fn set_paused(
     Ok(done.rows_affected() == 1)
 }
 
-/// Sets the flag that ends the project after the running batch.
-pub async fn set_finish_requested(
+/// Asks the project to end after the running batch, for a reason; the first reason stays.
+pub async fn request_finish(
     connection: &mut PgConnection,
     project: ProjectId,
-    requested: bool,
+    reason: FinishReason,
 ) -> Result<(), StoreError> {
-    sqlx::query!("update project set finish_requested = $2 where id = $1", project as ProjectId, requested)
-        .execute(connection)
-        .await?;
+    sqlx::query!(
+        "update project set finish_requested = true, finish_reason = coalesce(finish_reason, $2) where id = $1",
+        project as ProjectId,
+        reason as FinishReason
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes why the project ends, unless a reason stands; returns the one that stands then.
+pub async fn note_finish_reason(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    reason: FinishReason,
+) -> Result<FinishReason, StoreError> {
+    let reason = sqlx::query_scalar!(
+        r#"update project set finish_reason = coalesce(finish_reason, $2) where id = $1
+           returning finish_reason as "reason!: FinishReason""#,
+        project as ProjectId,
+        reason as FinishReason
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(reason)
+}
+
+/// Forgets that the project was to end, and why.
+pub async fn clear_finish(connection: &mut PgConnection, project: ProjectId) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update project set finish_requested = false, finish_reason = null where id = $1",
+        project as ProjectId
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes what a round's batch was chosen from: items that could be asked, and all items of the pool.
+pub async fn note_pool(
+    connection: &mut PgConnection,
+    round: RoundId,
+    askable_count: i64,
+    pool_count: i64,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update round set askable_count = $2, pool_count = $3 where id = $1",
+        round as RoundId,
+        askable_count,
+        pool_count
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -285,8 +337,10 @@ pub async fn list(
     let rows = sqlx::query!(
         r#"select r.id as "id: RoundId", r.number, r.state as "state: RoundState", r.strategy as "strategy: Strategy", r.asked_by,
              r.model_version, r.task_count, r.opened_at, r.closed_at, m.test_accuracy as "test_accuracy?",
+             r.task_count + (select count(*) from task t where t.project = r.project and t.round_number = r.number
+                and t.source in ('gold', 'relabel') and t.state <> 'withdrawn') as "asked_count!",
              (select count(*) from task t where t.project = r.project and t.round_number = r.number
-                and t.source in ('query', 'random', 'ahead') and t.state in ('settled', 'skipped')) as "answered_count!",
+                and t.source <> 'external' and t.state in ('settled', 'skipped')) as "answered_count!",
              (select coalesce(jsonb_agg(jsonb_build_array(c.class, c.count) order by c.class), '[]')
                 from (select i.class, count(*) as count from task t join item i on i.id = t.item
                       where t.project = r.project and t.round_number = r.number and t.source in ('query', 'random', 'ahead')
@@ -318,6 +372,7 @@ pub async fn list(
             opened_at: row.opened_at,
             closed_at: row.closed_at,
         },
+        task_count: row.asked_count,
         answered_count: row.answered_count,
         test_accuracy: row.test_accuracy,
         class_counts: row.class_counts.0,
@@ -333,9 +388,11 @@ pub async fn find_standing(
 ) -> Result<Option<RoundStanding>, StoreError> {
     let row = sqlx::query_as!(
         RoundStanding,
-        r#"select r.number, r.state as "state: RoundState", r.task_count::bigint as "task_count!",
+        r#"select r.number, r.state as "state: RoundState",
+             r.task_count + (select count(*) from task t where t.project = r.project and t.round_number = r.number
+                and t.source in ('gold', 'relabel') and t.state <> 'withdrawn') as "task_count!",
              (select count(*) from task t where t.project = r.project and t.round_number = r.number
-                and t.source in ('query', 'random', 'ahead') and t.state in ('settled', 'skipped')) as "answered_count!",
+                and t.source <> 'external' and t.state in ('settled', 'skipped')) as "answered_count!",
              (select count(*) from slot s where s.project = r.project and s.round_number = r.number
                 and s.state in ('open', 'leased')) as "unclosed_slot_count!"
            from round r where r.project = $1 order by r.number desc limit 1"#,
@@ -347,11 +404,13 @@ pub async fn find_standing(
 }
 
 /// Moves a round from `labeling` to `training` if no slot is open or leased and no tie waits; false when something is left.
+///
+/// While a round is labelled every tie of the project waits for it, those of older tasks that are asked again too.
 pub async fn complete_labeling(connection: &mut PgConnection, round: &RoundRow) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update round set state = 'training' where id = $1 and state = 'labeling'
            and not exists (select from slot where project = $2 and round_number = $3 and state in ('open', 'leased'))
-           and not exists (select from task where project = $2 and round_number = $3 and state = 'adjudication')",
+           and not exists (select from task where project = $2 and state = 'adjudication')",
         round.id as RoundId,
         round.project as ProjectId,
         round.number

@@ -20,6 +20,8 @@ pub struct SlotRow {
     pub id: SlotId,
     /// The task it belongs to.
     pub task: TaskId,
+    /// The round that waits for it: its task's, or a later one when its task is asked again.
+    pub round_number: i32,
     /// Where it stands.
     pub state: SlotState,
     /// Smaller is leased first.
@@ -66,21 +68,21 @@ pub async fn lock_labeler(connection: &mut PgConnection, labeler: TokenId) -> Re
     Ok(())
 }
 
-/// How many leases of the project a labeler holds.
+/// How many leases of the project a labeler holds, and how many more of its leases have run out but aren't open yet.
 pub async fn count_held(
     connection: &mut PgConnection,
     project: ProjectId,
     labeler: TokenId,
-) -> Result<i64, StoreError> {
-    let count = sqlx::query_scalar!(
-        r#"select count(*) as "count!" from slot
-           where labeler = $2 and project = $1 and state = 'leased' and expires_at > now()"#,
+) -> Result<(i64, i64), StoreError> {
+    let row = sqlx::query!(
+        r#"select count(*) filter (where expires_at > now()) as "held!", count(*) filter (where expires_at <= now()) as "expired!"
+           from slot where labeler = $2 and project = $1 and state = 'leased'"#,
         project as ProjectId,
         labeler as TokenId
     )
     .fetch_one(connection)
     .await?;
-    Ok(count)
+    Ok((row.held, row.expired))
 }
 
 /// Prolongs and returns the leases that a labeler holds, in the order of asking.
@@ -196,6 +198,17 @@ pub async fn release(
     Ok(done.rows_affected())
 }
 
+/// Opens whatever a labeler holds in any project, because it can't answer any more; returns how many.
+pub async fn release_everywhere(connection: &mut PgConnection, labeler: TokenId) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        "update slot set state = 'open', expires_at = null where labeler = $1 and state = 'leased'",
+        labeler as TokenId
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// The slots of tasks whose rows the caller has locked, locked in the order of ids.
 pub async fn lock_of_tasks(
     connection: &mut PgConnection,
@@ -203,7 +216,7 @@ pub async fn lock_of_tasks(
 ) -> Result<Vec<SlotRow>, StoreError> {
     let rows = sqlx::query_as!(
         SlotRow,
-        r#"select id as "id: SlotId", task as "task: TaskId", state as "state: SlotState", priority, labeler as "labeler: TokenId",
+        r#"select id as "id: SlotId", task as "task: TaskId", round_number, state as "state: SlotState", priority, labeler as "labeler: TokenId",
              person, former as "former: Vec<TokenId>", attempt
            from slot where task = any($1) order by id for no key update"#,
         tasks as &[TaskId]
@@ -256,18 +269,68 @@ pub async fn withdraw_open_of_tasks(
     Ok(done.rows_affected())
 }
 
-/// Adds one open slot to a task, after its others in the order of asking.
+/// Adds one open slot to a task, after its others in the order of asking and for the round of the last of them.
 pub async fn add(connection: &mut PgConnection, task: TaskId) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into slot (id, task, project, round_number, priority)
-         select $2, t.id, t.project, t.round_number, (select max(s.priority) + 1 from slot s where s.task = t.id)
-         from task t where t.id = $1",
+         select $2, s.task, s.project, s.round_number, s.priority + 1 from slot s where s.task = $1
+         order by s.priority desc limit 1",
         task as TaskId,
         SlotId::generate() as SlotId
     )
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Adds one open slot to each of these tasks (a task may stand several times), for which round `round_number` waits.
+pub async fn add_for_round(
+    connection: &mut PgConnection,
+    tasks: &[TaskId],
+    round_number: i32,
+) -> Result<(), StoreError> {
+    let slots: Vec<SlotId> = tasks.iter().map(|_| SlotId::generate()).collect();
+    // Among that round's tasks by the rank it had, so that it can't be told from them.
+    sqlx::query!(
+        "insert into slot (id, task, project, round_number, priority)
+         select f.slot, t.id, t.project, $3::int, ($3::int::bigint << 40) | (t.rank::bigint << 8) | (f.place % 256)
+         from unnest($1::uuid[], $2::uuid[]) with ordinality as f (slot, task, place) join task t on t.id = f.task",
+        &slots as &[SlotId],
+        tasks as &[TaskId],
+        round_number
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Slots that are open or leased and that round `round_number` waits for.
+pub async fn count_unclosed(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    round_number: i32,
+) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from slot
+           where project = $1 and round_number = $2 and state in ('open', 'leased')"#,
+        project as ProjectId,
+        round_number
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
+/// Slots of relabel tasks that are paid, open or leased: what asking suspected labels again has cost and reserved.
+pub async fn count_relabel(connection: &mut PgConnection, project: ProjectId) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from slot s join task t on t.id = s.task
+           where t.project = $1 and t.source = 'relabel' and s.state in ('open', 'leased', 'answered')"#,
+        project as ProjectId
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
 }
 
 /// Votes that open tasks of the project still reserve: its open and leased slots.

@@ -41,6 +41,8 @@ pub struct NewTask {
     pub pretext_loss: Option<f64>,
     /// The model's guess, best first.
     pub suggestions: Vec<Suggestion>,
+    /// The class that a gold or relabel item has now.
+    pub known_class: Option<ClassIndex>,
 }
 
 /// What the tasks of one batch have in common.
@@ -104,6 +106,8 @@ pub struct LockedTask {
     pub source: TaskSource,
     /// Where it stands, `leased` read as `open`.
     pub state: TaskState,
+    /// The class that a gold or relabel item had when it was asked.
+    pub known_class: Option<ClassIndex>,
 }
 
 /// Makes tasks and their open slots.
@@ -124,12 +128,14 @@ pub async fn create_all(
     let pretext_losses: Vec<Option<f64>> = tasks.iter().map(|task| task.pretext_loss).collect();
     let suggestions: Vec<Json<&[Suggestion]>> =
         tasks.iter().map(|task| Json(task.suggestions.as_slice())).collect();
+    let known_classes: Vec<Option<ClassIndex>> = tasks.iter().map(|task| task.known_class).collect();
     sqlx::query!(
         "insert into task (id, project, round_number, strategy, model_version, item, rank, source, score, uncertainty, pretext_loss,
-           suggestions)
-         select id, $1, $2, $3, $4, item, rank, source, score, uncertainty, pretext_loss, suggestions
-         from unnest($5::uuid[], $6::uuid[], $7::integer[], $8::text[], $9::float8[], $10::float8[], $11::float8[], $12::jsonb[])
-           as fresh (id, item, rank, source, score, uncertainty, pretext_loss, suggestions)",
+           suggestions, known_class)
+         select id, $1, $2, $3, $4, item, rank, source, score, uncertainty, pretext_loss, suggestions, known_class
+         from unnest($5::uuid[], $6::uuid[], $7::integer[], $8::text[], $9::float8[], $10::float8[], $11::float8[], $12::jsonb[],
+           $13::smallint[])
+           as fresh (id, item, rank, source, score, uncertainty, pretext_loss, suggestions, known_class)",
         origin.project as ProjectId,
         origin.round_number,
         origin.strategy,
@@ -141,7 +147,8 @@ pub async fn create_all(
         &scores as &[Option<f64>],
         &uncertainties as &[Option<f64>],
         &pretext_losses as &[Option<f64>],
-        suggestions as Vec<Json<&[Suggestion]>>
+        suggestions as Vec<Json<&[Suggestion]>>,
+        &known_classes as &[Option<ClassIndex>]
     )
     .execute(&mut *connection)
     .await?;
@@ -242,7 +249,7 @@ pub async fn lock_all(
     let rows = sqlx::query_as!(
         LockedTask,
         r#"select t.id as "id: TaskId", t.item as "item: ItemId", i.content_hash as "hash: ContentHash", t.round_number,
-             t.source as "source: TaskSource", t.state as "state: TaskState"
+             t.source as "source: TaskSource", t.state as "state: TaskState", t.known_class as "known_class: ClassIndex"
            from task t join item i on i.id = t.item
            where t.project = $1 and t.id = any($2) order by t.id for no key update of t"#,
         project as ProjectId,
@@ -286,6 +293,59 @@ pub async fn list_tied(connection: &mut PgConnection, project: ProjectId) -> Res
     Ok(ids)
 }
 
+/// Tied tasks of the project whose further vote nobody holds and that have waited for it longer than `wait_seconds`.
+pub async fn list_overdue_ties(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    wait_seconds: i32,
+) -> Result<Vec<TaskId>, StoreError> {
+    let ids = sqlx::query_scalar!(
+        r#"select t.id as "id: TaskId" from task t
+           where t.project = $1 and t.state = 'adjudication' and t.tied_at <= now() - $2::int * interval '1 second'
+             and not exists (select from slot s where s.task = t.id and s.state = 'leased')
+           order by t.id"#,
+        project as ProjectId,
+        wait_seconds
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids)
+}
+
+/// Live relabel tasks of the items of these tasks, other than these: open, tied or settled.
+pub async fn list_relabels_of(
+    connection: &mut PgConnection,
+    tasks: &[TaskId],
+) -> Result<Vec<(TaskId, ItemId)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select r.id as "id: TaskId", r.item as "item: ItemId" from task r
+           where r.source = 'relabel' and r.state in ('open', 'adjudication', 'settled') and r.id <> all($1)
+             and r.item in (select item from task where id = any($1))
+           order by r.id"#,
+        tasks as &[TaskId]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.item)).collect())
+}
+
+/// Which of these items can be asked again as a blind check of their class: none is open, none was checked before; with the class.
+pub async fn filter_relabelable(
+    connection: &mut PgConnection,
+    items: &[ItemId],
+) -> Result<Vec<(ItemId, ClassIndex)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select i.id as "id: ItemId", i.class as "class!: ClassIndex" from item i
+           where i.id = any($1) and i.class is not null and i.excluded is null
+             and not exists (select from task t where t.item = i.id
+               and (t.state in ('open', 'adjudication') or t.source = 'relabel' and t.state <> 'withdrawn'))"#,
+        items as &[ItemId]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.class)).collect())
+}
+
 /// Writes the states of locked tasks; closed ones get the time.
 pub async fn write_states(
     connection: &mut PgConnection,
@@ -296,7 +356,8 @@ pub async fn write_states(
         return Ok(());
     }
     sqlx::query!(
-        "update task set state = v.state, closed_at = case when v.state in ('settled', 'skipped', 'withdrawn') then now() end
+        "update task set state = v.state, closed_at = case when v.state in ('settled', 'skipped', 'withdrawn') then now() end,
+           tied_at = case when v.state = 'adjudication' then coalesce(task.tied_at, now()) end
          from unnest($1::uuid[], $2::text[]) as v (id, state) where task.id = v.id",
         tasks as &[TaskId],
         states as &[TaskState]
@@ -317,7 +378,7 @@ pub async fn write_classes(
     }
     sqlx::query!(
         "update item set class = v.class, class_source = case when v.class is not null then 'votes' end
-         from unnest($1::uuid[], $2::smallint[]) as v (id, class) where item.id = v.id",
+         from unnest($1::uuid[], $2::smallint[]) as v (id, class) where item.id = v.id and item.class is distinct from v.class",
         items as &[ItemId],
         classes as &[Option<ClassIndex>]
     )

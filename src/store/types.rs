@@ -20,7 +20,7 @@ use crate::domain::ids::{
 use crate::domain::import::{ImportFormat, ImportState, LabelRule, SplitRule};
 use crate::domain::item::{Exclusion, Split};
 use crate::domain::job::{JobKind, JobState};
-use crate::domain::project::{ClassIndex, ProjectState};
+use crate::domain::project::{ClassIndex, FinishReason, ProjectState};
 use crate::domain::role::Role;
 use crate::domain::round::RoundState;
 use crate::domain::settings::ProjectSettings;
@@ -90,6 +90,7 @@ stored_as_uuid!(
 stored_as_text!(
     EventKind,
     Exclusion,
+    FinishReason,
     ImportFormat,
     ImportState,
     JobKind,
@@ -150,11 +151,12 @@ mod tests {
         let mut checked = Vec::new();
         check_all!(connection, checked, EventKind: ProjectCreated, ProjectChanged, ProjectStateChanged, ProjectPaused,
             ProjectResumed, ProjectDeleted, ImportEnded, RoundOpened, RoundStateChanged, LabelAccepted, LabelCorrected, LabelUndone,
-            TaskSkipped, ModelPublished, JobFailed);
+            LabelsSetAside, TaskSkipped, ModelPublished, JobFailed);
         check_all!(connection, checked, Exclusion: Broken, NotInClasses);
+        check_all!(connection, checked, FinishReason: Budget, Pool, Target, Plateau, Operator);
         check_all!(connection, checked, ImportFormat: Auto, Folder, Zip, Tar, Idx, Cifar);
         check_all!(connection, checked, ImportState: Queued, Running, Done, Failed);
-        check_all!(connection, checked, JobKind: Import, Pretrain, Embed, PretextLoss, Train, Score, Select);
+        check_all!(connection, checked, JobKind: Import, Pretrain, Embed, PretextLoss, Train, Score, Select, Audit);
         check_all!(connection, checked, JobState: Queued, Running, Done, Failed, Cancelled);
         check_all!(connection, checked, LabelRule: Keep, Hide);
         check_all!(connection, checked, ProjectState: Empty, Importing, Ready, Pretraining, Labeling, Training, Scoring, Finished);

@@ -80,24 +80,24 @@ async fn read(workshop: &Workshop, project: ProjectId, request: &TrainRequest) -
     Ok(Inputs {
         extents: pool::list_segments(&mut connection, project).await?,
         labeled: pool::list_by_ids(&mut connection, &ids).await?,
-        test: list_known_test(&mut connection, project, request).await?,
+        test: list_known_test(&mut connection, project, request.class_count).await?,
         version: model::next_version(&mut connection, project).await?,
     })
 }
 
 /// The test split without items of a class that was added after the training was queued, which the model doesn't know.
-async fn list_known_test(
+pub(super) async fn list_known_test(
     connection: &mut PgConnection,
     project: ProjectId,
-    request: &TrainRequest,
+    class_count: u32,
 ) -> Result<Vec<PoolItem>, BodyError> {
     let mut test = pool::list_test(connection, project).await?;
-    test.retain(|item| item.class.is_some_and(|class| u32::from(class.0) < request.class_count));
+    test.retain(|item| item.class.is_some_and(|class| u32::from(class.0) < class_count));
     Ok(test)
 }
 
 /// D_l as rows, with the classes that the request froze.
-fn label_rows<'a>(
+pub(super) fn label_rows<'a>(
     rows: impl Iterator<Item = &'a PoolItem>,
     classes: &HashMap<ItemId, ClassIndex>,
 ) -> Vec<LabeledItem> {
@@ -107,7 +107,7 @@ fn label_rows<'a>(
     rows.enumerate().filter_map(label).collect()
 }
 
-fn test_classes(test: &[PoolItem]) -> Vec<ClassIndex> {
+pub(super) fn test_classes(test: &[PoolItem]) -> Vec<ClassIndex> {
     test.iter().filter_map(|item| item.class).collect()
 }
 
@@ -161,21 +161,12 @@ async fn head(
     pretext_key: &str,
     pretext: Arc<Checkpoint>,
 ) -> Result<Trained, BodyError> {
-    let mut table = find_embeddings(workshop, project, &inputs.labeled).await?;
-    let covered: std::collections::HashSet<_> = table.hashes.iter().copied().collect();
-    let (known, missing): (Vec<_>, Vec<_>) =
-        inputs.labeled.iter().cloned().partition(|item| covered.contains(&item.hash));
-    if !missing.is_empty() {
-        // Labelled items of an import that came after the pool was embedded.
-        let shape = project.settings.image;
-        let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &missing).await?;
-        let rest = embed(workshop, project, Arc::clone(&pretext), pool, attempt).await?;
-        table.append(&rest).map_err(BodyError::failed)?;
-    }
+    let (table, rows) =
+        embed_labeled(workshop, project, &inputs.extents, &inputs.labeled, &pretext, attempt).await?;
     let work = Work::FineTuneHead {
         pretext: Arc::clone(&pretext),
         table: Arc::new(table),
-        labeled: label_rows(known.iter().chain(&missing), classes),
+        labeled: label_rows(rows.iter(), classes),
         class_count: request.class_count as usize,
         settings: Box::new(project.settings.clone()),
         round: request.round.unsigned_abs(),
@@ -184,32 +175,57 @@ async fn head(
     if inputs.test.is_empty() {
         return Ok((model, None));
     }
-    let table = embed_test(workshop, project, inputs, pretext_key, pretext, attempt).await?;
+    let table =
+        embed_test(workshop, project, &inputs.extents, &inputs.test, pretext_key, &pretext, attempt).await?;
     let work =
         Work::EvaluateEmbeddings { model: Arc::clone(&model), table, classes: test_classes(&inputs.test) };
     let evaluation = expect_evaluation(workshop.engine()?.run(project.id, work, attempt.hook()).await?)?;
     Ok((model, Some(evaluation)))
 }
 
-/// The embeddings of the test split; computed when the split or the pretext model is new, then read back.
-async fn embed_test(
+/// The embeddings of labelled items, and the items in the table's order; those that no embed job has covered are embedded now.
+pub(super) async fn embed_labeled(
     workshop: &Workshop,
     project: &ProjectRow,
-    inputs: &Inputs,
+    extents: &[SegmentExtent],
+    labeled: &[PoolItem],
+    pretext: &Arc<Checkpoint>,
+    attempt: &Attempt,
+) -> Result<(EmbeddingTable, Vec<PoolItem>), BodyError> {
+    let mut table = find_embeddings(workshop, project, labeled).await?;
+    let covered: std::collections::HashSet<_> = table.hashes.iter().copied().collect();
+    let (mut rows, missing): (Vec<_>, Vec<_>) =
+        labeled.iter().cloned().partition(|item| covered.contains(&item.hash));
+    if !missing.is_empty() {
+        // Of an import that came after the pool was embedded.
+        let pool =
+            workshop.materials.open_pool(project.id, project.settings.image, extents, &missing).await?;
+        let rest = embed(workshop, project, Arc::clone(pretext), pool, attempt).await?;
+        table.append(&rest).map_err(BodyError::failed)?;
+    }
+    rows.extend(missing);
+    Ok((table, rows))
+}
+
+/// The embeddings of the test split; computed when the split or the pretext model is new, then read back.
+pub(super) async fn embed_test(
+    workshop: &Workshop,
+    project: &ProjectRow,
+    extents: &[SegmentExtent],
+    test: &[PoolItem],
     pretext_key: &str,
-    pretext: Arc<Checkpoint>,
+    pretext: &Arc<Checkpoint>,
     attempt: &Attempt,
 ) -> Result<Arc<EmbeddingTable>, BodyError> {
-    let key = format!("{pretext_key}.test-{}.bin", inputs.test.len());
+    let key = format!("{pretext_key}.test-{}.bin", test.len());
     if workshop.blob.exists(&key).await? {
         let table = workshop.materials.load_table(&key).await?;
-        if table.hashes.iter().eq(inputs.test.iter().map(|item| &item.hash)) {
+        if table.hashes.iter().eq(test.iter().map(|item| &item.hash)) {
             return Ok(table);
         }
     }
-    let shape = project.settings.image;
-    let pool = workshop.materials.open_pool(project.id, shape, &inputs.extents, &inputs.test).await?;
-    let table = embed(workshop, project, pretext, pool, attempt).await?;
+    let pool = workshop.materials.open_pool(project.id, project.settings.image, extents, test).await?;
+    let table = embed(workshop, project, Arc::clone(pretext), pool, attempt).await?;
     workshop.blob.put(&key, table.to_bytes()).await?;
     Ok(Arc::new(table))
 }

@@ -356,6 +356,7 @@ impl App {
                 uncertainty: Some(0.5),
                 pretext_loss: None,
                 suggestions: vec![guess],
+                known_class: None,
             })
             .collect();
         let origin = BatchOrigin {

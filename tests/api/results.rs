@@ -115,7 +115,7 @@ async fn the_curve_has_intervals_and_costs_and_models_their_weights() {
     half_labeled(&app).await;
     assert_eq!(
         app.get("/api/v1/projects/p/curve").await.expect(200),
-        json!({"points": [], "random_points": []})
+        json!({"points": [], "random_points": [], "predictions": [], "active_sampling": null})
     );
     app.sql(
         "insert into model (project, version, round, checkpoint, manifest, test_accuracy, test_count, label_count, vote_count, job)

@@ -1,4 +1,4 @@
-//! The learning curve: accuracy against labels and cost.
+//! The learning curve: accuracy against labels and cost, measured, honest and predicted.
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -6,23 +6,34 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::budget::Budget;
+use crate::domain::interval::{Interval, Z_95};
+use crate::domain::job::JobKind;
+use crate::domain::learning_curve::{self, LearningCurve};
+use crate::domain::random_slice::PoolAccuracy;
+use crate::domain::settings::ProjectSettings;
 use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::Path;
 use crate::http::problem::ApiError;
+use crate::rounds::curve::{MODEL_COUNT_MAX, ModelSlice, read_slices};
+use crate::rounds::request::{AuditOutcome, SampleComparison, from_json};
 use crate::store;
-use crate::store::model::{ModelRow, RandomSlice};
+use crate::store::model::ModelRow;
 
-/// The most points of a curve; a project of more rounds than that doesn't occur.
-const POINT_COUNT_MAX: i64 = 10_000;
+/// Batches ahead that are predicted.
+const PREDICTED_STEP_COUNT: u32 = 5;
 
-/// Both curves of a project.
+/// The curves of a project.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Curve {
     /// One point a model, measured on the test split.
     points: Vec<CurvePoint>,
     /// One point a model, measured on the items drawn at random into the batch after it: an honest estimate without a test split.
     random_points: Vec<RandomPoint>,
+    /// What the next batches will bring, if the curve goes on as a power law; empty before three points.
+    predictions: Vec<PredictedPoint>,
+    /// Whether asking by the strategy teaches more than asking at random; null before an audit has enough of both.
+    active_sampling: Option<ActiveSampling>,
 }
 
 /// A model on the test split.
@@ -49,37 +60,67 @@ pub struct RandomPoint {
     model_version: i32,
     /// Labelled items it learned from.
     label_count: i32,
-    /// Fraction of its guesses that the labels confirmed.
+    /// Over the whole pool: the random items stand for what was unlabelled, guesses made before their label for what was asked earlier.
     accuracy: f64,
     interval: Interval,
+    /// Over what was unlabelled when the batch was chosen: the random items alone.
+    unlabeled_accuracy: f64,
+    unlabeled_interval: Interval,
     /// How many items were drawn and settled.
-    item_count: i64,
+    item_count: u64,
 }
 
-/// Bounds within which the true accuracy lies with 95 % confidence.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
-pub struct Interval {
+/// What a further batch will bring.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PredictedPoint {
+    /// Labelled items to learn from.
+    label_count: u32,
+    /// What the labels will have cost.
+    cost: f64,
+    accuracy: f64,
+    /// Where the accuracy lies with 95 % probability, as far as the power law holds.
+    interval: Interval,
+}
+
+/// Two models that learned from equal counts of labels: one from random items, one from queried ones.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ActiveSampling {
+    verdict: SamplingVerdict,
+    /// Labels that each model learned from (linear on embeddings, five draws).
+    label_count: u32,
+    random_accuracy: f64,
+    queried_accuracy: f64,
+    /// 95 % interval of queried minus random accuracy.
+    difference_interval: DifferenceInterval,
+    /// Items that both were asked about.
+    evaluated_count: u32,
+    /// Whether these are the test split, or random items that neither had seen.
+    on_test_split: bool,
+}
+
+/// Bounds of a difference, −1 to 1.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DifferenceInterval {
     low: f64,
     high: f64,
 }
 
-impl Interval {
-    /// The Wilson score interval of `accuracy` over `count` trials (E. B. Wilson, JASA 22:209, 1927), z = 1.96.
-    fn wilson(accuracy: f64, count: i64) -> Option<Self> {
-        if count <= 0 {
-            return None;
-        }
-        let (z, n) = (1.959_964, count as f64);
-        let centre = (accuracy + z * z / (2.0 * n)) / (1.0 + z * z / n);
-        let half = z / (1.0 + z * z / n) * (accuracy * (1.0 - accuracy) / n + z * z / (4.0 * n * n)).sqrt();
-        Some(Self { low: (centre - half).max(0.0), high: (centre + half).min(1.0) })
-    }
+/// Whether active sampling helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplingVerdict {
+    /// Queried labels teach more, with confidence.
+    Helps,
+    /// Random labels teach more, with confidence.
+    Hurts,
+    /// The labels so far can't tell.
+    Unclear,
 }
 
 impl CurvePoint {
     fn new(model: &ModelRow, budget: Budget) -> Self {
-        let interval =
-            model.test_accuracy.and_then(|accuracy| Interval::wilson(accuracy, i64::from(model.test_count)));
+        let test_count = u64::try_from(model.test_count).unwrap_or_default();
+        let interval = model.test_accuracy.and_then(|accuracy| Interval::wilson(accuracy, test_count));
         Self {
             round: model.round,
             model_version: model.version,
@@ -94,19 +135,45 @@ impl CurvePoint {
 }
 
 impl RandomPoint {
-    fn new(slice: RandomSlice) -> Option<Self> {
-        let accuracy = slice.correct_count as f64 / slice.item_count as f64;
+    fn new(slice: &ModelSlice) -> Option<Self> {
+        let found = PoolAccuracy::of(&slice.slice, Z_95)?;
         Some(Self {
             model_version: slice.model_version,
             label_count: slice.label_count,
-            accuracy,
-            interval: Interval::wilson(accuracy, slice.item_count)?,
-            item_count: slice.item_count,
+            accuracy: found.accuracy,
+            interval: found.interval,
+            unlabeled_accuracy: found.unlabeled_accuracy,
+            unlabeled_interval: found.unlabeled_interval,
+            item_count: slice.slice.random.item_count,
         })
     }
 }
 
-/// Shows accuracy, labels and cost of every model, and the curve of the random slice.
+impl From<SampleComparison> for ActiveSampling {
+    fn from(found: SampleComparison) -> Self {
+        let difference = found.queried_accuracy - found.random_accuracy;
+        let half = Z_95 * found.difference_deviation;
+        let (low, high) = ((difference - half).max(-1.0), (difference + half).min(1.0));
+        let verdict = if low > 0.0 {
+            SamplingVerdict::Helps
+        } else if high < 0.0 {
+            SamplingVerdict::Hurts
+        } else {
+            SamplingVerdict::Unclear
+        };
+        Self {
+            verdict,
+            label_count: found.label_count,
+            random_accuracy: found.random_accuracy,
+            queried_accuracy: found.queried_accuracy,
+            difference_interval: DifferenceInterval { low, high },
+            evaluated_count: found.evaluated_count,
+            on_test_split: found.on_test_split,
+        }
+    }
+}
+
+/// Shows accuracy, labels and cost of every model, the honest curve of the random items, and what the next batches will bring.
 #[utoipa::path(
     get,
     path = "/api/v1/projects/{project}/curve",
@@ -125,28 +192,86 @@ pub async fn get_curve(
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     let budget = Budget { total: row.settings.budget, cost_per_label: row.settings.cost_per_label };
-    let models = store::model::list(&mut connection, row.id, 0, POINT_COUNT_MAX).await?;
-    let slices = store::model::list_random_slices(&mut connection, row.id).await?;
+    let models = store::model::list(&mut connection, row.id, 0, MODEL_COUNT_MAX).await?;
+    let slices = read_slices(&mut connection, &row).await?;
+    let audit = store::job::find_newest_outcome(&mut connection, row.id, JobKind::Audit).await?;
+    let audit = audit.map(|(_, outcome)| from_json::<AuditOutcome>("outcome", &outcome));
+    let audit = audit.transpose().map_err(ApiError::internal)?;
     Ok(axum::Json(Curve {
         points: models.iter().map(|model| CurvePoint::new(model, budget)).collect(),
-        random_points: slices.into_iter().filter_map(RandomPoint::new).collect(),
+        random_points: slices.iter().filter_map(RandomPoint::new).collect(),
+        predictions: predict(&models, &slices, &row.settings, budget),
+        active_sampling: audit.and_then(|audit| audit.comparison).map(ActiveSampling::from),
     }))
+}
+
+/// The next batches by the points of the test split, or without one by the honest points.
+fn predict(
+    models: &[ModelRow],
+    slices: &[ModelSlice],
+    settings: &ProjectSettings,
+    budget: Budget,
+) -> Vec<PredictedPoint> {
+    let count = |count: i32| u32::try_from(count).unwrap_or_default();
+    let tested: Vec<_> = models
+        .iter()
+        .filter_map(|model| {
+            let test_count = u64::try_from(model.test_count).ok()?;
+            let label_count = count(model.label_count);
+            Some(learning_curve::CurvePoint::counted(label_count, model.test_accuracy?, test_count))
+        })
+        .collect();
+    let honest = || -> Vec<_> {
+        slices
+            .iter()
+            .filter_map(|slice| {
+                let found = PoolAccuracy::of(&slice.slice, Z_95)?;
+                let deviation = (found.interval.high - found.interval.low) / (2.0 * Z_95);
+                let label_count = count(slice.label_count);
+                Some(learning_curve::CurvePoint { label_count, accuracy: found.accuracy, deviation })
+            })
+            .collect()
+    };
+    let points = if tested.is_empty() { honest() } else { tested };
+    let (Some(curve), Some(newest)) = (LearningCurve::fit(&points), models.last()) else {
+        return Vec::new();
+    };
+    let (label_count, vote_count) = (count(newest.label_count), newest.vote_count.unsigned_abs());
+    let step = |number: u32| {
+        let further = number.saturating_mul(settings.batch_size);
+        let votes = u64::from(further) * u64::from(settings.votes_per_task);
+        let label_count = label_count.saturating_add(further);
+        let predicted = curve.predict(label_count);
+        PredictedPoint {
+            label_count,
+            cost: budget.spent(vote_count + votes),
+            accuracy: predicted.accuracy,
+            interval: predicted.interval,
+        }
+    };
+    (1..=PREDICTED_STEP_COUNT).map(step).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // statsmodels.stats.proportion.proportion_confint(80, 100, method="wilson") = (0.7111708, 0.8666331)
+    fn verdict(random_accuracy: f64, queried_accuracy: f64, difference_deviation: f64) -> SamplingVerdict {
+        let found = SampleComparison {
+            label_count: 100,
+            evaluated_count: 1000,
+            on_test_split: true,
+            random_accuracy,
+            queried_accuracy,
+            difference_deviation,
+        };
+        ActiveSampling::from(found).verdict
+    }
+
     #[test]
-    fn the_interval_is_wilsons() {
-        let interval = Interval::wilson(0.8, 100).expect("a hundred trials");
-        assert!(
-            (interval.low - 0.711_170_8).abs() < 1e-6 && (interval.high - 0.866_633_1).abs() < 1e-6,
-            "{interval:?}"
-        );
-        let certain = Interval::wilson(1.0, 10).expect("ten trials");
-        assert!(certain.high <= 1.0 && certain.low < 1.0);
-        assert_eq!(Interval::wilson(0.5, 0), None);
+    fn a_difference_within_its_error_is_no_verdict() {
+        assert_eq!(verdict(0.80, 0.83, 0.01), SamplingVerdict::Helps);
+        assert_eq!(verdict(0.83, 0.80, 0.01), SamplingVerdict::Hurts);
+        assert_eq!(verdict(0.80, 0.81, 0.01), SamplingVerdict::Unclear);
     }
 }

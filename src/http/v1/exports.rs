@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::ids::{ItemId, LabelId, ProjectId, TaskId};
+use crate::domain::role::Role;
 use crate::domain::task::TaskSource;
 use crate::http::AppState;
 use crate::http::auth::{Tool, find_project};
@@ -84,8 +85,8 @@ pub struct LabelRowAnswer {
     created_at: DateTime<Utc>,
 }
 
-impl From<ExportedLabel> for LabelRowAnswer {
-    fn from(row: ExportedLabel) -> Self {
+impl LabelRowAnswer {
+    fn new(row: ExportedLabel, blinded: bool) -> Self {
         Self {
             label: row.label,
             task: row.task,
@@ -94,7 +95,7 @@ impl From<ExportedLabel> for LabelRowAnswer {
             class: row.class,
             labeler: row.labeler,
             round: row.round,
-            source: row.source,
+            source: if blinded { row.source.blinded() } else { row.source },
             model_version: row.model_version,
             seconds: row.seconds,
             created_at: row.created_at,
@@ -130,7 +131,11 @@ pub async fn export_labels(
     let format = query.format;
     let disposition = format!("attachment; filename=\"{}-labels.{}\"", row.name, format.extension());
     let headers = [(CONTENT_TYPE, format.media_type().to_owned()), (CONTENT_DISPOSITION, disposition)];
-    Ok((headers, Body::from_stream(label_pages(app.store.clone(), row.id, format))).into_response())
+    Ok((
+        headers,
+        Body::from_stream(label_pages(app.store.clone(), row.id, format, !caller.has_role(Role::Operator))),
+    )
+        .into_response())
 }
 
 /// Where an export stands.
@@ -141,10 +146,13 @@ enum Step {
 }
 
 /// The export of a project's labels as a stream of bytes; also what `gleaner export` writes.
+///
+/// `blinded`: gold and relabel tasks read as queries, as tools may know them.
 pub fn label_pages(
     store: Store,
     project: ProjectId,
     format: ExportFormat,
+    blinded: bool,
 ) -> impl Stream<Item = Result<Bytes, ExportError>> {
     stream::try_unfold(Step::Page { after: None }, move |step| {
         let store = store.clone();
@@ -165,7 +173,11 @@ pub fn label_pages(
                 Some(last) if rows.len() as i64 == ROWS_PER_PAGE => Step::Page { after: Some(last.label) },
                 _ => Step::End,
             };
-            let text = write_rows(format, after.is_none(), rows.into_iter().map(LabelRowAnswer::from))?;
+            let text = write_rows(
+                format,
+                after.is_none(),
+                rows.into_iter().map(|row| LabelRowAnswer::new(row, blinded)),
+            )?;
             Ok(Some((Bytes::from(text), next)))
         }
     })

@@ -19,7 +19,7 @@ use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::{Json, Path};
 use crate::http::idempotency::{Begun, Post};
-use crate::http::problem::ApiError;
+use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::labeling::{self, Actor, Submission, SubmitResult};
 use crate::store::project::ProjectRow;
 use crate::store::round::RoundStanding;
@@ -85,9 +85,9 @@ impl From<SubmitResult> for ResultAnswer {
 pub struct RoundProgress {
     number: i32,
     state: RoundState,
-    /// Tasks of the batch that are settled or skipped.
+    /// Tasks of the round that are settled or skipped.
     answered_count: i64,
-    /// Items of the batch.
+    /// Tasks of the round: the batch, and what comes on top of it.
     task_count: i64,
 }
 
@@ -111,6 +111,7 @@ impl From<RoundStanding> for RoundProgress {
     params(("project" = String, Path, description = "Name or id")),
     request_body = SubmitLabels,
     responses(
+        (status = 413, description = "More than 500 labels, or too many bytes", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "An outcome for each label", body = SubmitAnswer),
     ),
 )]
@@ -163,8 +164,15 @@ impl LabelInput {
 }
 
 fn validate(labels: &[LabelInput], role: Role) -> Result<(), ApiError> {
-    if !(1..=LABEL_COUNT_MAX).contains(&labels.len()) {
+    if labels.is_empty() {
         return Err(ApiError::invalid_field("labels", format!("must be 1 to {LABEL_COUNT_MAX} labels")));
+    }
+    if labels.len() > LABEL_COUNT_MAX {
+        let detail = format!(
+            "a call takes at most {LABEL_COUNT_MAX} labels and this one has {}; send them in several calls",
+            labels.len()
+        );
+        return Err(ApiError::new(ProblemKind::TooLarge, detail));
     }
     let mut errors = Vec::new();
     for (index, label) in labels.iter().enumerate() {

@@ -7,8 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::access::principal::Principal;
 use crate::domain::ids::{ItemId, ProjectId, TaskId};
 use crate::domain::project::ClassIndex;
+use crate::domain::role::Role;
 use crate::domain::round::RoundState;
 use crate::domain::strategy::Strategy;
 use crate::domain::task::{TaskSource, TaskState};
@@ -30,24 +32,25 @@ pub struct RoundAnswer {
     strategy: Strategy,
     /// The model that its labels trained.
     model_version: Option<i32>,
-    /// Items of the batch.
-    task_count: i32,
-    /// Tasks of the batch that are settled or skipped.
+    /// Tasks of the round: the batch, and what comes on top of it.
+    task_count: i64,
+    /// Of these, settled or skipped ones.
     answered_count: i64,
     opened_at: DateTime<Utc>,
     closed_at: Option<DateTime<Utc>>,
     /// Accuracy on the test split of the model that its labels trained.
     test_accuracy: Option<f64>,
-    /// Settled items of the batch by class.
+    /// Settled items of the batch by class; to labelers and tools only once the labels train, since gold could be told by it.
     class_counts: BTreeMap<String, i64>,
     /// Items of the batch by the class that the model guessed when it asked them; empty for a seed batch.
     predicted_class_counts: BTreeMap<String, i64>,
 }
 
 impl RoundAnswer {
-    fn new(summary: RoundSummary, class_names: &ClassNames) -> Self {
-        let RoundSummary { round, answered_count, test_accuracy, class_counts, predicted_class_counts } =
-            summary;
+    fn new(summary: RoundSummary, class_names: &ClassNames, caller: &Principal) -> Self {
+        let RoundSummary { round, test_accuracy, predicted_class_counts, .. } = summary;
+        let is_blind = round.state == RoundState::Labeling && !caller.has_role(Role::Operator);
+        let class_counts = if is_blind { Vec::new() } else { summary.class_counts };
         let by_name = |counts: Vec<(ClassIndex, i64)>| {
             counts.into_iter().map(|(class, count)| (class_names.name(class), count)).collect()
         };
@@ -56,8 +59,8 @@ impl RoundAnswer {
             state: round.state,
             strategy: round.strategy,
             model_version: round.model_version,
-            task_count: round.task_count,
-            answered_count,
+            task_count: summary.task_count,
+            answered_count: summary.answered_count,
             opened_at: round.opened_at,
             closed_at: round.closed_at,
             test_accuracy,
@@ -110,7 +113,7 @@ pub async fn list_rounds(
         rounds,
         limit,
         |row| row.round.number.to_string(),
-        |row| RoundAnswer::new(row, &class_names),
+        |row| RoundAnswer::new(row, &class_names, &caller),
     );
     Ok(axum::Json(page))
 }
@@ -137,7 +140,7 @@ pub async fn get_round(
     let round = rounds.into_iter().find(|summary| summary.round.number == number);
     let round = round.ok_or_else(|| ApiError::not_found("round", number))?;
     let class_names = ClassNames::read(&mut connection, row.id).await?;
-    Ok(axum::Json(RoundAnswer::new(round, &class_names)))
+    Ok(axum::Json(RoundAnswer::new(round, &class_names, &caller)))
 }
 
 /// One task, with all that led to its being asked.

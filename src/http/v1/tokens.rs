@@ -187,12 +187,14 @@ pub async fn revoke_token(
     Path(id): Path<TokenId>,
 ) -> Result<StatusCode, ApiError> {
     require_unscoped(&caller)?;
-    let mut connection = app.store.acquire().await?;
-    if store::token::revoke(&mut connection, id).await? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(ApiError::not_found("token", id))
+    let mut tx = app.store.begin().await?;
+    if !store::token::revoke(&mut tx, id).await? {
+        return Err(ApiError::not_found("token", id));
     }
+    // Whoever can't answer any more holds no task.
+    store::slot::release_everywhere(&mut tx, id).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn require_unscoped(caller: &Admin) -> Result<(), ApiError> {

@@ -5,6 +5,7 @@
 
 pub mod agreement;
 pub mod budget;
+pub mod class_folder;
 pub mod content_hash;
 pub mod event;
 pub mod field_error;

@@ -24,6 +24,7 @@ pub mod events;
 pub mod outbound;
 pub mod store;
 
+pub mod export;
 pub mod figures;
 pub mod import;
 pub mod labeling;

@@ -42,6 +42,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rounds",
         ],
     ),
+    ("export", &[]),
     ("figures", &["domain"]),
     ("simulate", &["domain", "vision", "nn", "acquisition", "learner", "import", "figures"]),
     (
@@ -60,6 +61,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "import",
             "labeling",
             "rounds",
+            "export",
             "figures",
         ],
     ),
@@ -83,6 +85,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "worker",
             "figures",
             "simulate",
+            "export",
             "http",
         ],
     ),
@@ -99,6 +102,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("object_store", &["blob"]),
     ("reqwest", &["outbound"]),
     ("plotters", &["figures"]),
+    ("parquet", &["export"]),
     ("clap", &["domain", "config", "simulate", "commands"]),
     ("indicatif", &["commands"]),
     (

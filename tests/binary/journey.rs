@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::dataset::{CLASSES, write_subset};
+use crate::exports::Exports;
 use crate::server::{Caller, Place, Server, free_port};
 use crate::watch::Watch;
 
@@ -73,6 +74,7 @@ impl Journey {
         let accepted = labeler.await.expect("the labeler ends without a panic");
         let journey = Self::read(&caller, kills, accepted).await;
         server.kill();
+        Exports::write(&place, PROJECT, folder.path()).check(POOL_COUNT);
         journey
     }
 

@@ -18,7 +18,9 @@ mod tests;
 pub(crate) mod votes;
 
 pub use amend::{Amended, correct_label, undo_label};
-pub use lease::{LEASE_COUNT_MAX, LeasedTask, Leases, lease_tasks, release_leases, renew_leases};
+pub use lease::{
+    LEASE_COUNT_MAX, LeasedTask, Leases, WORKING_LEASE_COUNT_MAX, lease_tasks, release_leases, renew_leases,
+};
 pub use skip::{SkippedTask, skip_task};
 pub use submit::{Submission, SubmitResult, submit_labels};
 

@@ -9,6 +9,7 @@ pub mod control;
 mod counts;
 mod error;
 mod moves;
+pub mod overview;
 mod prepare;
 pub mod request;
 mod supervisor;

@@ -11,6 +11,7 @@ mod embed;
 mod finish;
 mod import;
 mod materials;
+mod overview;
 mod pretext_loss;
 mod pretrain;
 mod publishing;

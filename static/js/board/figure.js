@@ -1,0 +1,63 @@
+// A drawing of the server's, put into the page. Owns how it is fetched (for the width at hand), that it is kept until a newer one is there,
+// and the words beside the pointer: the server gives each mark a title, which is shown at once here instead of after a second.
+
+import { figure } from "../api.js";
+import { element, replaceChildren } from "../dom.js";
+
+const NARROW = matchMedia("(max-width: 760px)");
+
+export class Figure {
+  #empty;
+  #path = null;
+  #drawn = null;
+  #tip = element("div", { class: "tip", hidden: true, role: "presentation" });
+  #place = element("div", { class: "figure-place" });
+
+  /** `empty` stands where there is nothing to draw. */
+  constructor(empty) {
+    this.#empty = empty;
+    this.element = element("div", { class: "figure" }, this.#place, this.#tip);
+    this.#place.addEventListener("pointermove", (event) => this.#point(event));
+    this.#place.addEventListener("pointerleave", () => (this.#tip.hidden = true));
+    NARROW.addEventListener("change", () => this.#path && this.show(this.#path));
+  }
+
+  /** Shows the drawing at `path` (below /api/v1, without its size); `null` shows that there is none. */
+  async show(path) {
+    this.#path = path;
+    if (path === null) return this.#showEmpty();
+    const joint = path.includes("?") ? "&" : "?";
+    const source = await figure(`${path}${joint}size=${NARROW.matches ? "narrow" : "wide"}`);
+    if (path !== this.#path || source === this.#drawn) return;
+    this.#drawn = source;
+    if (source === null) return this.#showEmpty();
+    const drawing = document.adoptNode(new DOMParser().parseFromString(source, "image/svg+xml").documentElement);
+    drawing.removeAttribute("width");
+    drawing.removeAttribute("height");
+    for (const mark of drawing.querySelectorAll(".mark")) {
+      mark.dataset.words = mark.textContent;
+      mark.replaceChildren();
+    }
+    replaceChildren(this.#place, drawing);
+  }
+
+  #showEmpty() {
+    this.#drawn = null;
+    replaceChildren(this.#place, element("p", { class: "nothing" }, this.#empty));
+  }
+
+  #point(event) {
+    const mark = event.target.closest?.(".mark");
+    this.#tip.hidden = !mark;
+    if (!mark) return;
+    this.#tip.textContent = mark.dataset.words;
+    const frame = this.element.getBoundingClientRect();
+    const across = Math.min(Math.max(event.clientX - frame.left, 90), frame.width - 90);
+    this.#tip.style.translate = `${across}px ${event.clientY - frame.top - 14}px`;
+  }
+}
+
+/** A drawing with its heading, for those that stand beside another in one panel. */
+export function captioned(title, drawing) {
+  return element("div", { class: "captioned" }, element("h3", {}, title), drawing.element);
+}

@@ -67,9 +67,10 @@ pub async fn lease_tasks(
     let missing = i64::from(count) - slots.len() as i64;
     // Only a wish beyond the limit of the idle makes it worth a look whether this one is.
     let is_many = held_count + missing > i64::from(LEASE_COUNT_MAX);
-    let limit = match is_many && label::is_working(connection, project.id, labeler, lease_seconds).await? {
-        true => WORKING_LEASE_COUNT_MAX,
-        false => LEASE_COUNT_MAX,
+    let limit = if is_many && label::is_working(connection, project.id, labeler, lease_seconds).await? {
+        WORKING_LEASE_COUNT_MAX
+    } else {
+        LEASE_COUNT_MAX
     };
     let wanted = missing.min(i64::from(limit) - held_count).max(0);
     if wanted > 0 && standing_wait(project).is_none() {

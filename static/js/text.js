@@ -383,9 +383,8 @@ export const text = {
   },
 
   scores: {
-    title: "How the scores spread",
-    uncertainty: "Uncertainty u",
-    losses: "Pretext loss v",
+    uncertainty: "How uncertainty u spreads",
+    losses: "How pretext loss v spreads",
     noUncertainty: "The first batch is chosen before there is a model.",
     noLosses: "This rule asks without v.",
   },

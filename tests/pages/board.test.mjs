@@ -31,6 +31,12 @@ test("the board shows the present state, the batch with its reasons, and follows
   await page.getByText("Live", { exact: true }).waitFor();
   await page.getByRole("tab", { name: "Batch" }).click();
   await page.locator(".tile img").first().waitFor();
+  const inDocument = await page.locator(".virtual-tile").count();
+  const size = Number(await page.locator(".virtual-tile").first().getAttribute("aria-setsize"));
+  assert.ok(inDocument < size / 2, `${inDocument} of ${size} tiles are in the document`);
+  await page.locator(".virtual").evaluate((list) => (list.scrollTop = list.scrollHeight));
+  await page.locator(`.virtual-tile[aria-posinset="${size}"]`).waitFor();
+  await page.locator(".virtual").evaluate((list) => (list.scrollTop = 0));
   await page.locator("button.tile").first().click();
   await page.getByRole("dialog").getByText("Pretext loss v").waitFor();
   await page.keyboard.press("Escape");

@@ -101,7 +101,9 @@ test("what was answered stands over the image for a while, and its button takes 
   await answer(page, 5);
   await allSaved(page);
   assert.equal(await labelOf(item), classes[5]);
-  await toast.getByRole("button", { name: "Undo" }).waitFor({ state: "detached", timeout: 10_000 });
+  // It goes by itself, unless the pointer rests on it.
+  await page.mouse.move(10, 400);
+  await toast.getByRole("button", { name: "Undo" }).waitFor({ state: "detached", timeout: 15_000 });
   assert.deepEqual(problems, []);
   await context.close();
 });

@@ -4,10 +4,11 @@
 import { get, page } from "../api.js";
 import { element, replaceChildren } from "../dom.js";
 import { choice } from "../form.js";
+import { count } from "../format.js";
 import { problemText } from "../shell.js";
 import { text } from "../text.js";
 import { Balance } from "./balance.js";
-import { Figure, captioned } from "./figure.js";
+import { Figure } from "./figure.js";
 import { Gallery, explain } from "./gallery.js";
 import { PoolMap } from "./pool_map.js";
 
@@ -38,21 +39,16 @@ export class Batch {
     this.#map = new PoolMap(classes, (item) => this.#explainItem(item));
     this.#select.setAttribute("aria-label", text.gallery.which);
     this.#select.addEventListener("change", () => this.choose(Number(this.#select.value)));
+    const stack = (...panels) => element("div", { class: "stack" }, panels);
     this.element = element(
       "div",
-      { class: "board-grid" },
+      { class: "split" },
       element("div", { class: "row part-head" }, this.#select, this.#facts),
-      panel(text.gallery.title, this.#gallery.element, "wide"),
-      panel(text.balance.title, this.#balance.element),
-      panel(text.map.title, this.#map.element, "wide"),
-      panel(
-        text.scores.title,
-        element(
-          "div",
-          { class: "stacked" },
-          captioned(text.scores.uncertainty, this.#uncertainty),
-          captioned(text.scores.losses, this.#losses),
-        ),
+      stack(panel(text.gallery.title, this.#gallery.element), panel(text.map.title, this.#map.element)),
+      stack(
+        panel(text.balance.title, this.#balance.element),
+        panel(text.scores.uncertainty, this.#uncertainty.element),
+        panel(text.scores.losses, this.#losses.element),
       ),
     );
   }
@@ -97,7 +93,7 @@ export class Batch {
     this.#balance.show(this.#rounds, round);
     this.#facts.textContent = text.gallery.facts(
       text.strategies[round.strategy] ?? round.strategy,
-      text.progress.of(round.answeredCount, round.taskCount),
+      text.progress.of(count(round.answeredCount), count(round.taskCount)),
     );
     // The pictures are only read again when the batch itself changed or was finished; answers change single tiles.
     const stamp = `${round.number}:${round.taskCount}:${round.state}`;
@@ -144,6 +140,6 @@ export class Batch {
   }
 }
 
-function panel(title, body, size = "") {
-  return element("section", { class: `panel ${size}`, "aria-label": title }, element("h2", {}, title), body);
+function panel(title, body) {
+  return element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), body);
 }

@@ -9,7 +9,8 @@ const NARROW = matchMedia("(max-width: 760px)");
 export class Figure {
   #empty;
   #path = null;
-  #drawn = null;
+  /** The source of what is shown; `undefined` before anything is. */
+  #drawn = undefined;
   #tip = element("div", { class: "tip", hidden: true, role: "presentation" });
   #place = element("div", { class: "figure-place" });
 
@@ -55,9 +56,4 @@ export class Figure {
     const across = Math.min(Math.max(event.clientX - frame.left, 90), frame.width - 90);
     this.#tip.style.translate = `${across}px ${event.clientY - frame.top - 14}px`;
   }
-}
-
-/** A drawing with its heading, for those that stand beside another in one panel. */
-export function captioned(title, drawing) {
-  return element("div", { class: "captioned" }, element("h3", {}, title), drawing.element);
 }

@@ -32,7 +32,7 @@ export class Gallery {
     this.#grid = new VirtualGrid({
       label: text.gallery.title,
       least: 118,
-      extra: 78,
+      extra: 70,
       make: (task) => tile(task, this.#colours),
       wantMore: () => this.#load(),
     });

@@ -147,7 +147,7 @@ mod tests {
         };
         ConfusionFigure {
             title: "Confusion".to_owned(),
-            names: (0..count).map(|class| format!("class number {class}")).collect(),
+            names: (0..count).map(|class| format!("class numbered {class}")).collect(),
             counts: (0..count).map(row).collect(),
         }
     }
@@ -158,19 +158,19 @@ mod tests {
         figure.counts[1][2] = 10;
         let svg = confusion_svg(&figure);
         assert_eq!(svg.matches("class=\"mark\"").count(), 9, "{svg}");
-        assert!(svg.contains("<title>10 of 100 × class number 1 taken for class number 2</title>"), "{svg}");
+        assert!(svg.contains("<title>10 of 100 × class numbered 1 taken for class numbered 2</title>"), "{svg}");
         assert!(
-            svg.contains("<title>90 of 90 × class number 0 recognised as class number 0</title>"),
+            svg.contains("<title>90 of 90 × class numbered 0 recognised as class numbered 0</title>"),
             "{svg}"
         );
-        assert!(svg.contains("class number …") && !svg.contains("#010101"));
+        assert!(svg.contains(">\nclass numbere…\n<") && !svg.contains("#010101"));
     }
 
     #[test]
     fn of_many_classes_those_with_the_most_mistakes_are_drawn() {
         let svg = confusion_svg(&figure(60));
         assert_eq!(svg.matches("class=\"mark\"").count(), CLASS_COUNT_MAX * CLASS_COUNT_MAX);
-        assert!(svg.contains("class number 59 taken") || svg.contains("taken for class number 59"));
+        assert!(svg.contains("class numbered 59 taken") || svg.contains("taken for class numbered 59"));
     }
 
     #[test]

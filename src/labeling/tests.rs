@@ -89,7 +89,7 @@ async fn a_labeler_never_gets_two_slots_of_a_task_nor_more_than_twenty_tasks() {
 
 #[tokio::test]
 async fn whoever_has_just_answered_may_hold_two_sheets_of_images() {
-    let house = labeling(100, 1).await;
+    let house = labeling(120, 1).await;
     let ana = house.labeler("ana").await;
     let first = house.lease(ana, 90).await;
     assert_eq!(first.tasks.len(), LEASE_COUNT_MAX as usize);

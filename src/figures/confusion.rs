@@ -115,7 +115,8 @@ fn text_style(size: u32, across: HPos) -> TextStyle<'static> {
 /// Right guesses in one colour, mistakes in another; never so dark that ink on it can't be read in either theme.
 fn shade(is_right: bool, share: f64) -> plotters::style::RGBAColor {
     let colour: RGBColor = if is_right { SERIES_COLOURS[2] } else { SERIES_COLOURS[4] };
-    let opacity = if is_right { 0.10 + 0.45 * share } else { (share * 2.0).min(1.0) * 0.6 };
+    // Most mistakes are a few in a hundred, so they are told apart by the root of their share.
+    let opacity = if is_right { 0.10 + 0.45 * share } else { 0.75 * share.sqrt() };
     if share > 0.0 { colour.mix(opacity) } else { INK.mix(0.05) }
 }
 

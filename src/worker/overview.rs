@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(uncertainty.pool_counts.iter().sum::<u64>(), 20);
         assert_eq!(uncertainty.batch_counts.iter().sum::<u64>(), 3);
         let losses = overview.pretext_loss.expect("losses were measured");
-        assert_eq!((losses.pool_counts.iter().sum::<u64>(), losses.pool_counts[31]), (20, 2));
+        assert_eq!((losses.pool_counts.iter().sum::<u64>(), losses.pool_counts[39]), (20, 2));
     }
 
     #[test]

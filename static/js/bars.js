@@ -14,7 +14,7 @@ export function barList(rows, label) {
         "li",
         { vars: { "--fraction": String(row.count / most), "--class-colour": row.colour } },
         element("span", { class: "bars-name" }, row.name),
-        element("span", { class: "bars-track", "aria-hidden": "true" }, element("span", { class: "bars-fill" })),
+        element("span", { class: "bars-track", "aria-hidden": "true" }, row.count > 0 && element("span", { class: "bars-fill" })),
         element("span", { class: "bars-count" }, count(row.count)),
       ),
     ),

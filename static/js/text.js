@@ -369,6 +369,9 @@ export const text = {
     title: "What is taken for what",
     which: "Model version",
     empty: "Mistakes show with the first model that is measured on a test split.",
+    most: "Most frequent",
+    mistake: (from, to) => `${from} → ${to}`,
+    share: (share, name) => `${share} of all ${name}`,
     hint: "Rows are classes, columns what the model took them for. A cell is as strong as its share of the row.",
   },
 

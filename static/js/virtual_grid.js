@@ -5,7 +5,7 @@ import { element } from "./dom.js";
 
 /** Rows kept above and below those in sight. */
 const SPARE_ROWS = 2;
-/** With fewer rows than this below the sight, more of the list is wanted. */
+/** With fewer rows than this below the sight, more of the list is wanted; whoever is asked knows whether there is more. */
 const WANTED_ROWS = 6;
 
 export class VirtualGrid {
@@ -118,7 +118,7 @@ export class VirtualGrid {
       this.#tiles.set(index, tile);
       this.#insert(tile, index);
     }
-    if (rows - bottom < WANTED_ROWS && this.#items.length < this.#total) this.#wantMore();
+    if (rows - bottom < WANTED_ROWS) this.#wantMore();
   }
 
   /** The document's order is the list's, for whoever walks it by keyboard or hears it. */

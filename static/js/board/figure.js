@@ -4,11 +4,13 @@
 import { figure } from "../api.js";
 import { element, replaceChildren } from "../dom.js";
 
-const NARROW = matchMedia("(max-width: 760px)");
+/** A drawing in less room than this is asked for with larger words. */
+const NARROW_BELOW = 520;
 
 export class Figure {
   #empty;
   #path = null;
+  #isNarrow = null;
   /** The source of what is shown; `undefined` before anything is. */
   #drawn = undefined;
   #tip = element("div", { class: "tip", hidden: true, role: "presentation" });
@@ -20,15 +22,19 @@ export class Figure {
     this.element = element("div", { class: "figure" }, this.#place, this.#tip);
     this.#place.addEventListener("pointermove", (event) => this.#point(event));
     this.#place.addEventListener("pointerleave", () => (this.#tip.hidden = true));
-    NARROW.addEventListener("change", () => this.#path && this.show(this.#path));
+    // A drawing that can't be had now stays as it is.
+    new ResizeObserver(() => this.#measure() && this.#path && this.show(this.#path).catch(() => {})).observe(this.element);
   }
 
   /** Shows the drawing at `path` (below /api/v1, without its size); `null` shows that there is none. */
   async show(path) {
     this.#path = path;
     if (path === null) return this.#showEmpty();
+    this.#measure();
+    // Before it has been laid out nobody knows how much room it has; the observer asks then.
+    if (this.#isNarrow === null) return;
     const joint = path.includes("?") ? "&" : "?";
-    const source = await figure(`${path}${joint}size=${NARROW.matches ? "narrow" : "wide"}`);
+    const source = await figure(`${path}${joint}size=${this.#isNarrow ? "narrow" : "wide"}`);
     if (path !== this.#path || source === this.#drawn) return;
     this.#drawn = source;
     if (source === null) return this.#showEmpty();
@@ -40,6 +46,14 @@ export class Figure {
       mark.replaceChildren();
     }
     replaceChildren(this.#place, drawing);
+  }
+
+  /** Looks how much room there is, and says whether that changed; what is hidden has none. */
+  #measure() {
+    const width = this.element.clientWidth;
+    if (width === 0 || this.#isNarrow === width < NARROW_BELOW) return false;
+    this.#isNarrow = width < NARROW_BELOW;
+    return true;
   }
 
   #showEmpty() {

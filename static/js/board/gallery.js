@@ -78,9 +78,11 @@ export class Gallery {
     this.#isLoading = false;
     if (!part) return;
     this.#next = part.next;
-    for (const task of part.items) this.#tasks.set(task.task, task);
-    if (isFirst) this.#grid.show(part.items, total);
-    else this.#grid.append(part.items);
+    // What was asked ahead and not taken up was withdrawn when the round opened: nobody sees it.
+    const asked = part.items.filter((task) => task.state !== "withdrawn");
+    for (const task of asked) this.#tasks.set(task.task, task);
+    if (isFirst) this.#grid.show(asked, total);
+    else this.#grid.append(asked);
     this.#note.textContent = this.#grid.count === 0 ? text.gallery.empty : "";
     // Gold and asked-again tasks come on top of the batch's own count.
     this.element.classList.toggle("is-short", this.#grid.count <= 12 && this.#next === null);

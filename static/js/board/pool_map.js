@@ -74,7 +74,7 @@ export class PoolMap {
     replaceChildren(
       this.#legend,
       key("unlabelled", text.map.unlabelled),
-      key("batch", text.map.batch),
+      key("asked", text.map.batch),
       Array.from(this.#colours, ([name, colour]) => known.has(name) && key("labelled", name, colour)),
     );
   }

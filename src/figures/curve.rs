@@ -118,6 +118,7 @@ fn draw(
         .axis_style(INK.mix(0.6))
         .bold_line_style(INK.mix(0.12))
         .light_line_style(INK.mix(0.0))
+        .x_labels(if area.dim_in_pixel().0 < FigureSize::WIDE.width { 5 } else { 10 })
         .label_style(label.clone())
         .axis_desc_style(label)
         .x_desc(match figure.axis {

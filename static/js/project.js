@@ -10,6 +10,7 @@ import { Imports } from "./board/imports.js";
 import { LabelerTable } from "./board/labelers.js";
 import { LearningCurve } from "./board/learning_curve.js";
 import { Models } from "./board/models.js";
+import { NextStep } from "./board/next_step.js";
 import { Rounds } from "./board/rounds.js";
 import { openSettings } from "./board/settings.js";
 import { StateMachine } from "./board/state_machine.js";
@@ -60,6 +61,7 @@ class ProjectPage {
       imports: operator ? new Imports(path, () => this.#refresh(["project"])) : null,
       models: new Models(path),
       confusion: new Confusion(path),
+      nextStep: operator ? new NextStep((name) => this.#follow(name), `/label/${encodeURIComponent(project.name)}`) : null,
       feed: new Feed(path, (kind) => this.#hear(kind)),
     };
     this.#build(operator);
@@ -97,7 +99,7 @@ class ProjectPage {
     this.#tabs = new Tabs(text.board.parts, this.#makeTabs(), (id) => this.#turnTo(id));
     main.className = "page board";
     layOut({ me: this.#me, title: this.#name, main });
-    replaceChildren(main, head, this.#tabs.list, this.#tabs.panels);
+    replaceChildren(main, head, parts.nextStep?.element, this.#tabs.list, this.#tabs.panels);
   }
 
   /** What stands in which part; a labeler sees where the project stands and no more. */
@@ -174,13 +176,21 @@ class ProjectPage {
     this.#parts.controls.show(project);
     this.#parts.imports?.show(project);
     this.label.classList.toggle("primary", project.state === "labeling" && !project.isPaused);
+    this.#parts.nextStep?.show(project);
     const main = document.querySelector("main");
-    const isNew = !main.dataset.state;
+    const before = main.dataset.state;
     const isUnstarted = UNSTARTED.includes(project.state);
     main.classList.toggle("unstarted", isUnstarted);
     main.dataset.state = project.state;
-    // Before the start there is one thing to do: bring images in.
-    if (isNew && isUnstarted && this.#parts.imports && !location.hash) this.#tabs.choose("import");
+    // Before the start there is one thing to do, bring images in; from then on there is something to watch.
+    if (!before && isUnstarted && this.#parts.imports && !location.hash) this.#tabs.choose("import");
+    else if (UNSTARTED.includes(before) && !isUnstarted) this.#tabs.choose("overview");
+  }
+
+  /** Does what the next step names. */
+  #follow(name) {
+    if (name === "images") this.#tabs.choose("import", { focus: true });
+    else this.#parts.controls.run(name);
   }
 
   #showRounds(rounds) {

@@ -331,6 +331,17 @@ export const text = {
     },
   },
 
+  nextStep: {
+    title: "What to do next",
+    steps: ["Bring images in", "Start", "The model looks at them", "Label the first batch"],
+    toImages: "Bring images in",
+    empty: "The project is made. It needs images: a folder, an archive, or files from your computer.",
+    importing: "Images are being read. Those that can't be read are listed by name, and the rest goes on.",
+    ready: "The images are in. Start when they are all there; more may come later.",
+    pretraining: "The model learns from the images alone. The first batch opens when it is done.",
+    labeling: "The first batch is open: the images that stand for most of the others.",
+  },
+
   controls: {
     title: "Control",
     start: {

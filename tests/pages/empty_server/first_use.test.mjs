@@ -30,13 +30,13 @@ test("an empty server leads from a new project to the first label", async () => 
   await page.getByRole("tab", { name: "Images", selected: true }).waitFor();
   await page.locator("#import-files").setInputFiles(images(48));
   await page.getByText("48 added").waitFor();
-  const start = page.getByRole("button", { name: "Start" });
-  await start.click();
+  const next = page.getByRole("region", { name: "What to do next" });
+  await next.getByRole("button", { name: "Start" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Start" }).click();
-  await page.getByRole("tab", { name: "Overview" }).click();
+  await page.getByRole("tab", { name: "Overview", selected: true }).waitFor();
   await page.getByRole("img", { name: /present: Labeling/ }).waitFor();
 
-  await page.getByRole("link", { name: "Label images" }).click();
+  await next.getByRole("link", { name: "Label images" }).click();
   await page.locator("img.shown").waitFor();
   await page.keyboard.press("1");
   await page.locator(".answer-toast").getByText("top").waitFor();

@@ -127,6 +127,10 @@ pub struct Settings {
     /// Serve /metrics without a token
     #[arg(long, env = "GLEANER_METRICS_OPEN", global = true)]
     pub metrics_open: bool,
+
+    /// Serve the pages from this folder (a checkout's static/) while working on them; unset: those compiled in
+    #[arg(long, env = "GLEANER_PAGES", global = true)]
+    pub pages: Option<PathBuf>,
 }
 
 /// Why the configuration can't be used.
@@ -163,6 +167,8 @@ pub struct Config {
     pub public_url: String,
     /// Whether `/metrics` needs no token.
     pub metrics_open: bool,
+    /// Folder to serve pages from instead of those compiled in.
+    pub pages: Option<PathBuf>,
 }
 
 impl Settings {
@@ -193,6 +199,7 @@ impl Settings {
             threads: if self.threads == 0 { cores } else { self.threads },
             public_url,
             metrics_open: self.metrics_open,
+            pages: self.pages.clone(),
         })
     }
 }

@@ -6,6 +6,7 @@
 pub mod auth;
 mod errors;
 pub mod extract;
+pub mod figure;
 pub mod health;
 pub mod idempotency;
 mod layers;
@@ -18,7 +19,7 @@ pub mod v1;
 
 use std::future::IntoFuture;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ pub struct AppState {
     pub metrics: Option<PrometheusHandle>,
     /// Whether `/metrics` needs no token.
     pub metrics_open: bool,
+    /// Folder that pages are served from while somebody works on them; the compiled-in ones when none.
+    pub pages: Option<Arc<Path>>,
 }
 
 impl AppState {
@@ -146,8 +149,8 @@ fn limit_bodies(routes: Router<AppState>, max_bytes: usize) -> Router<AppState> 
 /// Routes that answer at once (streams begin at once).
 fn api() -> OpenApiRouter<AppState> {
     use v1::{
-        agreement, control, curve, events, exports, imports, items, labels, leases, me, models, projects,
-        rounds, tasks, tokens,
+        agreement, control, curve, events, exports, imports, items, labelers, labels, leases, me, models,
+        overview, projects, rounds, tasks, tokens,
     };
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(projects::create_project, projects::list_projects))
@@ -165,6 +168,9 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(rounds::list_rounds))
         .routes(routes!(rounds::get_round))
         .routes(routes!(rounds::list_round_tasks))
+        .routes(routes!(overview::get_round_map))
+        .routes(routes!(overview::get_round_scores))
+        .routes(routes!(overview::draw_round_scores))
         .routes(routes!(leases::create_leases))
         .routes(routes!(leases::renew_leases))
         .routes(routes!(leases::release_leases))
@@ -174,8 +180,13 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(curve::get_curve))
         .routes(routes!(agreement::get_agreement))
         .routes(routes!(agreement::set_aside_labeler))
+        .routes(routes!(curve::draw_curve))
+        .routes(routes!(labelers::list_labelers))
+        .routes(routes!(labelers::get_own_statistics))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model_weights))
+        .routes(routes!(models::get_model_confusion))
+        .routes(routes!(models::draw_model_confusion))
         .routes(routes!(events::stream_project_events))
         .routes(routes!(events::stream_events))
         .routes(routes!(me::get_me))

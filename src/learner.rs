@@ -14,7 +14,9 @@ pub mod fine_tune;
 pub mod fine_tune_head;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod histogram;
 mod inference;
+pub mod plane;
 pub mod pretext_loss;
 pub mod pretrain;
 mod regression;
@@ -37,6 +39,7 @@ pub use embed::embed;
 pub use evaluate::{Evaluation, evaluate, evaluate_embeddings};
 pub use fine_tune::fine_tune;
 pub use fine_tune_head::fine_tune_head;
+pub use plane::Plane;
 pub use pretext_loss::pretext_losses;
 pub use pretrain::{pretext_run, pretrain};
 pub use round_step::{RoundInput, TrainedRound, score_round, train_round};

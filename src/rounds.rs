@@ -11,6 +11,7 @@ mod counts;
 pub mod curve;
 mod error;
 mod moves;
+pub mod overview;
 mod prepare;
 pub mod request;
 mod supervisor;

@@ -23,6 +23,7 @@ pub mod import;
 pub mod item;
 pub mod job;
 pub mod label;
+pub mod labeler;
 pub mod migrate;
 pub mod model;
 pub mod pool;

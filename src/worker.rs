@@ -12,6 +12,7 @@ mod embed;
 mod finish;
 mod import;
 mod materials;
+mod overview;
 mod predictions;
 mod pretext_loss;
 mod pretrain;

@@ -53,6 +53,12 @@ pub fn pretext_loss_key(project: ProjectId, job: JobId) -> String {
     format!("projects/{project}/pretext-losses/{job}.bin")
 }
 
+/// What a selection job saw of the pool, for people to look at.
+#[must_use]
+pub fn overview_key(project: ProjectId, job: JobId) -> String {
+    format!("projects/{project}/overviews/{job}.json")
+}
+
 /// The `number`-th checkpoint in the middle of an attempt of a job.
 #[must_use]
 pub fn checkpoint_key(project: ProjectId, job: JobId, attempt: i32, number: u64) -> String {
@@ -79,6 +85,7 @@ mod tests {
             model_key(project, 3, job),
             score_key(project, 3, job),
             embedding_key(project, job),
+            overview_key(project, job),
             checkpoint_key(project, job, 2, 7),
         ];
         for (index, key) in keys.iter().enumerate() {

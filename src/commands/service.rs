@@ -113,6 +113,7 @@ impl Service {
             is_public_https: config.public_url.starts_with("https://"),
             metrics: Some(metrics),
             metrics_open: config.metrics_open,
+            pages: config.pages.as_deref().map(Into::into),
         };
         let stopped = stop.clone();
         parts.push(tokio::spawn(async move {

@@ -1,6 +1,6 @@
 //! The learning curve: test accuracy against labels or cost, with an interval around it.
 //!
-//! Private to `figures`. Colours: M. Okabe, K. Ito, "Color universal design", 2008.
+//! Private to `figures`.
 
 use plotters::backend::SVGBackend;
 use plotters::chart::{ChartBuilder, ChartContext, SeriesLabelPosition};
@@ -12,20 +12,10 @@ use plotters::element::{Circle, Cross, PathElement, Polygon};
 use plotters::series::{DashedLineSeries, LineSeries};
 use plotters::style::{Color, IntoFont, RGBColor};
 
-use super::svg::{INK, finish};
+use super::frame::{FigureSize, INK, SERIES_COLOURS, annotate, finish};
 
-const WIDTH: u32 = 720;
-const HEIGHT: u32 = 420;
-
-const SERIES_COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(213, 94, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(128, 128, 128),
-];
+/// What a report holds.
+const REPORT_SIZE: FigureSize = FigureSize { width: 720, height: 420 };
 
 /// What the horizontal axis counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,12 +60,33 @@ pub struct CurveFigure {
 /// Draws a learning curve as an SVG document of 720 by 420 that scales to any width; without points it holds only axes.
 #[must_use]
 pub fn curve_svg(figure: &CurveFigure) -> String {
+    curve_svg_sized(figure, REPORT_SIZE)
+}
+
+/// Draws a learning curve in another size.
+#[must_use]
+pub fn curve_svg_sized(figure: &CurveFigure, size: FigureSize) -> String {
     let mut svg = String::new();
     let series: Vec<_> = figure.series.iter().map(|series| (series, drawable(&series.points))).collect();
-    let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+    let area = SVGBackend::with_string(&mut svg, (size.width, size.height)).into_drawing_area();
     draw(&area, figure, &series).expect("drawing finite numbers into a string can't fail");
     drop(area);
-    finish(&svg, &figure.title)
+    let dotted = series.iter().take(SERIES_COLOURS.len());
+    let words =
+        dotted.flat_map(|(series, points)| points.iter().map(|point| describe(figure, series, point)));
+    finish(&annotate(&svg, "<circle ", words), &figure.title)
+}
+
+/// What a measurement says when it is pointed at.
+fn describe(figure: &CurveFigure, series: &CurveSeries, point: &CurvePoint) -> String {
+    let place = match figure.axis {
+        CurveAxis::Labels => format!("{:.0} labels", point.position),
+        CurveAxis::Cost => format!("a cost of {:.0}", point.position),
+    };
+    let name = if figure.series.len() > 1 { format!("{}: ", series.name) } else { String::new() };
+    let interval = point.interval.map(|(low, high)| format!(" ({:.1} to {:.1})", low * 100.0, high * 100.0));
+    let accuracy = point.accuracy * 100.0;
+    format!("{name}{accuracy:.1} %{} at {place}", interval.unwrap_or_default())
 }
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -108,6 +119,7 @@ fn draw(
         .axis_style(INK.mix(0.6))
         .bold_line_style(INK.mix(0.12))
         .light_line_style(INK.mix(0.0))
+        .x_labels(if area.dim_in_pixel().0 < FigureSize::WIDE.width { 5 } else { 10 })
         .label_style(label.clone())
         .axis_desc_style(label)
         .x_desc(match figure.axis {
@@ -208,6 +220,7 @@ mod tests {
         assert!(svg.trim_end().ends_with("</svg>"));
         assert_eq!(svg.matches("<circle").count(), 3);
         assert_eq!(svg.matches("<polygon").count(), 1);
+        assert!(svg.contains("<title>70.0 % (69.0 to 71.0) at 200 labels</title></circle>"), "{svg}");
         assert!(svg.contains("#0072B2") && svg.contains("test accuracy"));
         assert!(
             svg.contains("currentColor") && !svg.contains("#010101") && !svg.contains("#000000"),

@@ -9,7 +9,7 @@ use plotters::element::{Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, FontTransform, IntoFont, RGBColor, TextStyle};
 
-use super::svg::{INK, finish};
+use super::frame::{INK, finish};
 
 const CELL_WIDTH: i32 = 64;
 const CELL_HEIGHT: i32 = 34;

@@ -1,20 +1,24 @@
 //! Leases: handing tasks to labelers, and what to tell them when there is none.
 //!
-//! A labeler holds at most 20 tasks of a project and never two slots of one task; an advisory lock of the labeler alone keeps its own
-//! concurrent calls from breaking either. Every lease of a slot has the next attempt number, by which late labels are told.
+//! An idle labeler holds at most 20 tasks of a project, one who has just answered up to 80, and nobody two slots of one task; an advisory lock of
+//! the labeler alone keeps its own concurrent calls from breaking either. Every lease of a slot has the next attempt number, by which late labels are told.
 
 use chrono::{DateTime, Utc};
 
 use crate::domain::ids::{ItemId, TaskId, TokenId};
 use crate::domain::project::ProjectState;
 use crate::domain::task::{TaskSource, WaitReason};
+use crate::store::label;
 use crate::store::project::ProjectRow;
 use crate::store::slot::{self, LeasedSlot};
 use crate::store::task::Suggestion;
 use crate::store::{PgConnection, StoreError};
 
-/// Tasks of a project that one labeler may hold at once.
+/// Tasks of a project that an idle labeler may hold at once.
 pub const LEASE_COUNT_MAX: u32 = 20;
+
+/// Tasks that one may hold who has answered within the time of a lease: two screens of 36 images and some to spare.
+pub const WORKING_LEASE_COUNT_MAX: u32 = 80;
 
 /// A task in a labeler's hands.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,8 +64,15 @@ pub async fn lease_tasks(
     }
     let held_count =
         if resume { slots.len() as i64 } else { count_held(connection, project, labeler).await? };
-    let room = i64::from(LEASE_COUNT_MAX) - held_count;
-    let wanted = (i64::from(count) - slots.len() as i64).min(room).max(0);
+    let missing = i64::from(count) - slots.len() as i64;
+    // Only a wish beyond the limit of the idle makes it worth a look whether this one is.
+    let is_many = held_count + missing > i64::from(LEASE_COUNT_MAX);
+    let limit = if is_many && label::is_working(connection, project.id, labeler, lease_seconds).await? {
+        WORKING_LEASE_COUNT_MAX
+    } else {
+        LEASE_COUNT_MAX
+    };
+    let wanted = missing.min(i64::from(limit) - held_count).max(0);
     if wanted > 0 && standing_wait(project).is_none() {
         slots.extend(lease_new(connection, project, labeler, wanted).await?);
     }

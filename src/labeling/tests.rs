@@ -88,6 +88,21 @@ async fn a_labeler_never_gets_two_slots_of_a_task_nor_more_than_twenty_tasks() {
 }
 
 #[tokio::test]
+async fn whoever_has_just_answered_may_hold_two_sheets_of_images() {
+    let house = labeling(120, 1).await;
+    let ana = house.labeler("ana").await;
+    let first = house.lease(ana, 90).await;
+    assert_eq!(first.tasks.len(), LEASE_COUNT_MAX as usize);
+    house.submit(ana, &[submission(first.tasks[0].task, "cat")]).await;
+    let more = house.lease(ana, 90).await;
+    assert_eq!(19 + more.tasks.len(), WORKING_LEASE_COUNT_MAX as usize);
+    assert!(house.lease(ana, 1).await.tasks.is_empty());
+    let ben = house.labeler("ben").await;
+    assert_eq!(house.lease(ben, 90).await.tasks.len(), 20);
+    house.check_invariants().await;
+}
+
+#[tokio::test]
 async fn tasks_are_handed_out_by_rank_and_a_reload_gets_them_back() {
     let house = labeling(6, 1).await;
     let ana = house.labeler("ana").await;

@@ -160,7 +160,7 @@ impl Fitter<'_, '_> {
                 let is_right = |fit: &Fit| self.is_right(fit, table, row, class);
                 (is_right(&of_random), is_right(&of_queried))
             };
-            let judged = match self.input.test {
+            let judged: Vec<(bool, bool)> = match self.input.test {
                 Some((table, classes)) => {
                     classes.iter().enumerate().map(|(row, class)| judge(table, row, *class)).collect()
                 }

@@ -294,6 +294,39 @@ pub async fn count(connection: &mut PgConnection, project: ProjectId) -> Result<
     Ok(counts)
 }
 
+/// Where an item stands, as a map of the pool colours it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ItemStanding {
+    /// The item.
+    pub id: ItemId,
+    /// The class it is known to have.
+    pub class: Option<ClassIndex>,
+    /// Whether the batch of the round asks it, answered or not.
+    pub in_batch: bool,
+}
+
+/// Where these items of a project stand, seen from the batch of round `round`; in no order, and excluded ones are left out.
+pub async fn list_standings(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    round: i32,
+    items: &[ItemId],
+) -> Result<Vec<ItemStanding>, StoreError> {
+    let rows = sqlx::query_as!(
+        ItemStanding,
+        r#"select i.id as "id: ItemId", i.class as "class: ClassIndex",
+             exists (select from task t where t.item = i.id and t.project = $1 and t.round_number = $2
+               and t.source in ('query', 'random', 'ahead') and t.state <> 'withdrawn') as "in_batch!"
+           from item i where i.id = any($3) and i.project = $1 and i.excluded is null"#,
+        project as ProjectId,
+        round,
+        items as &[ItemId]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

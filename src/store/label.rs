@@ -256,6 +256,25 @@ pub async fn count_of_labeler(connection: &mut PgConnection, labeler: TokenId) -
     Ok(count)
 }
 
+/// Whether a labeler has answered in a project within the last `within_seconds`.
+pub async fn is_working(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    labeler: TokenId,
+    within_seconds: i32,
+) -> Result<bool, StoreError> {
+    let works = sqlx::query_scalar!(
+        r#"select exists (select from label where labeler = $2 and project = $1
+             and created_at > now() - $3::int * interval '1 second') as "works!""#,
+        project as ProjectId,
+        labeler as TokenId,
+        within_seconds
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(works)
+}
+
 /// A page of the export: counted labels after `after`, in the order of ids.
 pub async fn list_for_export(
     connection: &mut PgConnection,

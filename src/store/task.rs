@@ -89,6 +89,12 @@ pub struct TaskRow {
     pub created_at: DateTime<Utc>,
     /// When it was settled, skipped or withdrawn.
     pub closed_at: Option<DateTime<Utc>>,
+    /// The item's name.
+    pub item_name: String,
+    /// The class that its item is known to have.
+    pub class: Option<ClassIndex>,
+    /// What the model guessed when it was asked, best first.
+    pub suggestions: Json<Vec<Suggestion>>,
 }
 
 /// A row of the export of tasks.
@@ -234,14 +240,15 @@ pub async fn list_of_round(
     let (after_rank, after_task) = after.unzip();
     let rows = sqlx::query_as!(
         TaskRow,
-        r#"select id as "id: TaskId", item as "item: ItemId", round_number, rank, score, uncertainty, pretext_loss, strategy,
+        r#"select t.id as "id: TaskId", t.item as "item: ItemId", round_number, rank, score, uncertainty, pretext_loss, strategy,
              model_version, source as "source: TaskSource",
              case when state = 'open' and not exists (select from slot s where s.task = t.id and s.state = 'open')
                then 'leased' else state end as "state!: TaskState",
-             created_at, closed_at
-           from task t
-           where project = $1 and round_number = $2 and ($3::integer is null or (rank, id) > ($3, $4::uuid))
-           order by rank, id limit $5"#,
+             created_at, closed_at, i.name as item_name, i.class as "class: ClassIndex",
+             suggestions as "suggestions: Json<Vec<Suggestion>>"
+           from task t join item i on i.id = t.item
+           where t.project = $1 and round_number = $2 and ($3::integer is null or (rank, t.id) > ($3, $4::uuid))
+           order by rank, t.id limit $5"#,
         project as ProjectId,
         round_number,
         after_rank,
@@ -287,12 +294,13 @@ pub async fn find(
 ) -> Result<Option<TaskRow>, StoreError> {
     let row = sqlx::query_as!(
         TaskRow,
-        r#"select id as "id: TaskId", item as "item: ItemId", round_number, rank, score, uncertainty, pretext_loss, strategy,
+        r#"select t.id as "id: TaskId", t.item as "item: ItemId", round_number, rank, score, uncertainty, pretext_loss, strategy,
              model_version, source as "source: TaskSource",
              case when state = 'open' and not exists (select from slot s where s.task = t.id and s.state = 'open')
                then 'leased' else state end as "state!: TaskState",
-             created_at, closed_at
-           from task t where project = $1 and id = $2"#,
+             created_at, closed_at, i.name as item_name, i.class as "class: ClassIndex",
+             suggestions as "suggestions: Json<Vec<Suggestion>>"
+           from task t join item i on i.id = t.item where t.project = $1 and t.id = $2"#,
         project as ProjectId,
         task as TaskId
     )

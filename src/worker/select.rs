@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use crate::acquisition::{Pick, depends_on_count, select};
+use crate::blob::overview_key;
 use crate::domain::content_hash::ContentHash;
 use crate::domain::strategy::Strategy;
 use crate::learner::{
@@ -18,6 +19,7 @@ use crate::store::project::ProjectRow;
 use crate::store::task::Suggestion;
 
 use super::finish::Finished;
+use super::overview::survey;
 use super::{BodyError, Workshop};
 
 pub(super) async fn run(
@@ -35,11 +37,23 @@ pub(super) async fn run(
     let losses = load_losses(workshop, &request.pretext_losses).await?;
     let scores = load_scores(workshop, &request.scores).await?;
     let seed = project.settings.seed;
-    let selection = tokio::task::spawn_blocking(move || {
-        let labeled: Vec<_> = labeled.into_iter().map(|item| item.hash).collect();
-        choose(&request, seed, items, &labeled, embeddings.as_ref(), losses.as_ref(), scores.as_ref())
+    let chosen = tokio::task::spawn_blocking(move || -> Result<_, BodyError> {
+        let hashes: Vec<_> = labeled.iter().map(|item| item.hash).collect();
+        let tables = (embeddings.as_ref(), losses.as_ref(), scores.as_ref());
+        let selection = choose(&request, seed, items.clone(), &hashes, tables.0, tables.1, tables.2)?;
+        let overview = tables
+            .0
+            .map(|embeddings| survey(&request, &items, &labeled, embeddings, tables.1, tables.2, &selection));
+        Ok((selection, overview))
     });
-    Ok(Finished::Outcome(to_json(&selection.await.map_err(BodyError::failed)??)))
+    let (selection, overview) = chosen.await.map_err(BodyError::failed)??;
+    let mut outcome = to_json(&selection);
+    if let Some(overview) = overview {
+        let key = overview_key(project.id, row.id);
+        workshop.blob.put(&key, to_json(&overview).to_string().into_bytes()).await?;
+        outcome["overview"] = key.into();
+    }
+    Ok(Finished::Outcome(outcome))
 }
 
 async fn load_losses(workshop: &Workshop, keys: &[String]) -> Result<Option<PretextLossTable>, BodyError> {

@@ -1,14 +1,15 @@
-// What one person answered on this page. Owns the history that undo walks back, and the counts of the session and the day.
+// What one person answered on this page. Owns the history that undo walks back, and the counts of the session and the day: the day's is the
+// service's, which knows of other browsers, with this page's own answers on top.
 // Every answer goes through the outbox; this module turns it into the service's requests and back.
 
-import { Problem, call, projectPath } from "./api.js";
+import { Problem, call, get, projectPath } from "./api.js";
 
 /** A skip can't be undone at the service, so it is held back this long. */
 const SKIP_GRACE_MS = 4000;
 const PACE_WINDOW_MS = 5 * 60_000;
 /** Over less time than this a pace says nothing. */
 const PACE_MINUTES_MIN = 0.1;
-const HISTORY_COUNT = 50;
+const HISTORY_COUNT = 120;
 
 /** Events: `change` (counts), `round` (detail: the round as the service told it), `lost` (detail: `{name, outcome}`). */
 export class Answers extends EventTarget {
@@ -17,6 +18,7 @@ export class Answers extends EventTarget {
   #history = [];
   #times = [];
   #store;
+  #groupNumber = 0;
 
   constructor(project, owner, outbox) {
     super();
@@ -26,6 +28,19 @@ export class Answers extends EventTarget {
     this.sessionCount = readCount(sessionStorage, this.#store);
     this.dayCount = readCount(localStorage, this.#dayName());
     outbox.addEventListener("answered", ({ detail }) => this.#hear(detail));
+  }
+
+  /** Asks the service how much was done today, also elsewhere. */
+  async countDay() {
+    const before = this.dayCount;
+    const waiting = this.#outbox.count;
+    const midnight = new Date();
+    midnight.setHours(0, 0, 0, 0);
+    const own = await get(projectPath(this.#project, `/statistics?since=${encodeURIComponent(midnight.toISOString())}`));
+    // What was given while the answer was on its way, or still waits to be sent, isn't in it.
+    this.dayCount = own.label_count + waiting + (this.dayCount - before);
+    writeCount(localStorage, this.#dayName(), this.dayCount);
+    this.#changed();
   }
 
   /** The latest labels, the newest first: `{key, task, name, colour}`. */
@@ -56,6 +71,15 @@ export class Answers extends EventTarget {
     this.#remember({ key, task, kind: "label", name: entry.name, colour: entry.colour, seconds });
   }
 
+  /** Gives several tasks their classes `[{task, entry}]` at once; they are undone at once, too. */
+  labelAll(given, seconds) {
+    const group = ++this.#groupNumber;
+    for (const { task, entry } of given) {
+      const key = this.#send(task, entry, seconds);
+      this.#remember({ key, task, kind: "label", name: entry.name, colour: entry.colour, seconds, group });
+    }
+  }
+
   #send(task, entry, seconds) {
     const label = { task: task.task, class: entry.name, attempt: task.attempt, seconds: Math.round(seconds * 100) / 100 };
     return this.#outbox.put({
@@ -81,23 +105,28 @@ export class Answers extends EventTarget {
   }
 
   /**
-   * Takes the latest answer back and gives it; its task may be shown again. Throws the service's problem when it is too late, and leaves
-   * the history as it was when the service can't be reached.
+   * Takes the latest answer back, or all that were given at once with it, and gives them; their tasks may be shown again. Throws the service's
+   * problem when it is too late, and leaves the history as it was when the service can't be reached.
    */
   async undo() {
-    const entry = this.#history.pop();
-    if (!entry) return null;
-    try {
-      await this.#takeBack(entry);
-    } catch (error) {
-      if (!(error instanceof Problem) || error.isPassing) this.#history.push(entry);
-      throw error;
-    }
-    if (entry.kind === "label") {
-      this.#times.pop();
-      this.#count(-1);
-    }
-    return entry;
+    const undone = [];
+    do {
+      const entry = this.#history.pop();
+      if (!entry) break;
+      try {
+        await this.#takeBack(entry);
+      } catch (error) {
+        if (!(error instanceof Problem) || error.isPassing) this.#history.push(entry);
+        if (undone.length === 0) throw error;
+        break;
+      }
+      undone.push(entry);
+      if (entry.kind === "label") {
+        this.#times.pop();
+        this.#count(-1);
+      }
+    } while (undone[0].group !== undefined && this.#history.at(-1)?.group === undone[0].group);
+    return undone;
   }
 
   /** Gives an earlier answer another class; works at any time, since a correction counts into the next training. */

@@ -76,6 +76,19 @@ export const post = (path, body, options) => call("POST", path, { ...options, bo
 /** PATCH `path` with `body`. */
 export const patch = (path, body, options) => call("PATCH", path, { ...options, body });
 
+/** The drawing (SVG text) at `path`; `null` when there is nothing to draw. */
+export async function figure(path) {
+  let response;
+  try {
+    response = await fetch(BASE + path, { credentials: "same-origin", headers: { Accept: "image/svg+xml, application/problem+json" } });
+  } catch (error) {
+    throw new Unreachable(error);
+  }
+  if (response.status === 404) return null;
+  if (!response.ok) return readAnswer(response, false);
+  return response.text();
+}
+
 /** One page of a cursor list: `{items, next}`. */
 export async function page(path, { limit = 100, after } = {}) {
   const query = new URLSearchParams({ limit: String(limit) });

@@ -7,8 +7,8 @@ import { Unreachable, Problem, post, projectPath } from "./api.js";
 
 /** Tasks held at once, the one on show included. */
 const HELD_COUNT = 12;
-/** What the service allows to a labeler, for when many images are shown at once. */
-const HELD_COUNT_MAX = 20;
+/** What the service allows to somebody who works, for when many images are shown at once. */
+const HELD_COUNT_MAX = 80;
 /** When this many are used up, as many new ones are fetched. */
 const REFILL_LAG = 4;
 /** Without a key or a touch for so long, leases are left to expire. */
@@ -96,9 +96,9 @@ export class Desk extends EventTarget {
     this.#tasks = [task, ...this.#tasks.filter((other) => other !== task)];
   }
 
-  /** Holds as many tasks as the service allows, or as few as one needs for one image at a time. */
-  holdMany(isMany) {
-    this.#heldCount = isMany ? HELD_COUNT_MAX : HELD_COUNT;
+  /** Holds what is shown at once, and as many again behind it. */
+  holdFor(shownCount) {
+    this.#heldCount = Math.min(HELD_COUNT_MAX, Math.max(HELD_COUNT, 2 * shownCount + REFILL_LAG));
     if (this.#isLow) this.refill();
   }
 

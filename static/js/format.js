@@ -38,6 +38,19 @@ export function duration(seconds) {
   return rest ? `${Math.floor(minutes / 60)} h ${rest} min` : `${minutes / 60} h`;
 }
 
+/** A short time given in seconds, to a tenth. */
+export function seconds(value) {
+  return Number.isFinite(value) ? `${value.toFixed(value < 10 ? 1 : 0)} s` : "–";
+}
+
+/** How long ago an RFC 3339 time was: "now", "3 min ago", and from a day on the day itself. */
+export function ago(time, now = Date.now()) {
+  const passed = (now - new Date(time).getTime()) / 1000;
+  if (!Number.isFinite(passed)) return "–";
+  if (passed < 60) return "now";
+  return passed < 86_400 ? `${duration(passed)} ago` : dayAndTime(time);
+}
+
 /** The time of day of an RFC 3339 time. */
 export function timeOfDay(time) {
   const date = new Date(time);

@@ -2,12 +2,13 @@
 // The rule of the page: a key shows the next image in the same frame; everything that talks to the service happens behind that.
 
 import { get, leaveForLogin, projectPath } from "./api.js";
+import { AnswerToast } from "./answer_toast.js";
 import { Answers, SkipIsFinal } from "./answers.js";
 import { ClassPanel } from "./class_panel.js";
 import { Desk, reloadImage } from "./desk.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { count } from "./format.js";
-import { GRID_COUNT, Grid } from "./grid.js";
+import { Grid } from "./grid.js";
 import { dealKeys } from "./hotkeys.js";
 import { Outbox } from "./outbox.js";
 import { Recent } from "./recent.js";
@@ -36,6 +37,7 @@ class LabelPage {
   #recent;
   #grid;
   #guidelines;
+  #toast;
   #shown = null;
   #shownAt = 0;
   #undoing = false;
@@ -54,8 +56,13 @@ class LabelPage {
     const classes = dealKeys(project.classes);
     this.#classes = new ClassPanel(classes, (entry) => this.#answer(entry));
     this.#recent = new Recent(this.#answers, classes);
-    this.#grid = new Grid(classes, (right, wrong) => this.#answerGrid(right, wrong));
+    this.#grid = new Grid(
+      classes,
+      (right, wrong) => this.#answerGrid(right, wrong),
+      () => this.#resizeGrid(),
+    );
     this.#guidelines = new Guidelines(project.guidelines);
+    this.#toast = new AnswerToast(() => this.#undo());
     this.#waiting = new WaitingCard(() => this.#desk.refill());
     this.#build();
     this.#viewer = new Viewer(this.stage);
@@ -65,13 +72,14 @@ class LabelPage {
   async open() {
     this.#showWait({ reason: "loading", retryAt: null });
     this.#showCounts();
+    // What other browsers have counted today comes in when it comes.
+    this.#answers.countDay().catch(() => {});
     await this.#desk.open();
     setInterval(() => this.#follow(), FOLLOW_MS);
   }
 
   #build() {
     this.stage = element("div", { class: "stage" });
-    this.last = element("span", { class: "last", role: "status", "aria-live": "polite" });
     this.batch = element("div", { class: "batch" });
     this.session = element("div", { class: "session" });
     this.saving = element("button", { type: "button", class: "saving", on: { click: () => this.#retrySaving() } });
@@ -82,21 +90,25 @@ class LabelPage {
       "div",
       { class: "tools", role: "toolbar", "aria-label": text.label.tools },
       tool("skip", text.label.skip, "S", () => this.#askSkip()),
-      tool("minus", text.label.zoomOut, "−", () => this.#viewer.zoomOut(), true),
-      tool("plus", text.label.zoomIn, "+", () => this.#viewer.zoomIn(), true),
-      tool("fit", text.label.fit, "Z", () => this.#viewer.reset(), true),
-      tool("sun", text.label.brighter, "]", () => this.#viewer.brighten(1), true),
-      this.gridTool,
-      element("span", { class: "tools-gap" }),
-      this.last,
       tool("undo", text.label.undo, "U", () => this.#undo()),
+      element("span", { class: "tools-gap" }),
+      this.gridTool,
+      element(
+        "div",
+        { class: "tool-group wide-only", role: "group", "aria-label": text.label.view },
+        tool("minus", text.label.zoomOut, "−", () => this.#viewer.zoomOut(), true),
+        tool("plus", text.label.zoomIn, "+", () => this.#viewer.zoomIn(), true),
+        tool("fit", text.label.fit, "Z", () => this.#viewer.reset(), true),
+        tool("moon", text.label.darker, "[", () => this.#viewer.brighten(-1), true),
+        tool("sun", text.label.brighter, "]", () => this.#viewer.brighten(1), true),
+      ),
     );
     const main = element(
       "main",
       { class: "desk" },
       element("h1", { class: "unseen" }, text.label.heading(this.#project.name)),
       this.#guidelines.element,
-      element("section", { class: "work", "aria-label": text.label.image }, this.stage, tools),
+      element("section", { class: "work", "aria-label": text.label.image }, this.stage, this.#toast.element, tools),
       element("div", { class: "side" }, this.#classes.element, this.#recent.element, this.session),
     );
     layOut({
@@ -173,7 +185,7 @@ class LabelPage {
   /** The tasks that the grid shows; none while something marked waits to be shown alone. */
   #gridTasks() {
     if (!this.#isGrid || this.#aside.has(this.#desk.current.task)) return [];
-    return this.#desk.tasks.filter((task) => this.#grid.fits(task)).slice(0, GRID_COUNT);
+    return this.#desk.tasks.filter((task) => this.#grid.fits(task)).slice(0, this.#grid.size);
   }
 
   #showGrid(tasks) {
@@ -189,23 +201,31 @@ class LabelPage {
 
   #toggleGrid() {
     if (!this.#project.showSuggestions) return;
+    if (!this.#isGrid && this.#desk.current && !this.#desk.tasks.some((task) => this.#grid.fits(task))) {
+      this.#toast.showMessage(text.grid.seed);
+      return;
+    }
     this.#isGrid = !this.#isGrid;
     this.gridTool.setAttribute("aria-pressed", String(this.#isGrid));
+    this.#resizeGrid();
+  }
+
+  #resizeGrid() {
     this.#shown = null;
-    this.#desk.holdMany(this.#isGrid);
+    this.#desk.holdFor(this.#isGrid ? this.#grid.size : 1);
     this.#render();
   }
 
   #answerGrid(right, wrong) {
     const seconds = (performance.now() - this.#shownAt) / 1000 / Math.max(1, right.length + wrong.length);
-    for (const { task, entry } of right) this.#answers.label(task, entry, Math.min(LOOK_SECONDS_MAX, seconds));
+    this.#answers.labelAll(right, Math.min(LOOK_SECONDS_MAX, seconds));
     for (const task of wrong.reverse()) {
       this.#aside.add(task.task);
       this.#desk.bringForward(task);
     }
     this.#shownAt = performance.now();
     this.#desk.takeOff(right.map(({ task }) => task));
-    this.#showLast();
+    if (right.length > 0) this.#toast.showAnswer({ name: text.label.givenMany(count(right.length)), colour: null });
   }
 
   #showWhenLoaded(task) {
@@ -251,7 +271,7 @@ class LabelPage {
     this.#classes.flash(entry.name);
     this.#desk.advance();
     this.#answers.label(task, entry, seconds);
-    this.#showLast();
+    this.#toast.showAnswer(entry);
   }
 
   #skip(reason) {
@@ -259,26 +279,29 @@ class LabelPage {
     if (!task || this.#undoing) return;
     this.#desk.advance();
     this.#answers.skip(task, reason, text.skip[reason].done);
-    this.#showLast();
+    this.#toast.showAnswer({ name: text.skip[reason].done, colour: null });
   }
 
   async #undo() {
     if (this.#undoing) return;
     if (!this.#answers.last) {
-      toast(text.label.nothingToUndo);
+      this.#toast.showMessage(text.label.nothingToUndo);
       return;
     }
     this.#undoing = true;
     try {
-      const entry = await this.#answers.undo();
-      this.#aside.add(entry.task.task);
-      this.#desk.putBack(entry.task);
-      this.#showLast(text.label.undone(entry.name));
+      const entries = await this.#answers.undo();
+      for (const entry of entries) {
+        // A whole sheet comes back as a sheet; a single image is shown alone.
+        if (entries.length === 1) this.#aside.add(entry.task.task);
+        this.#desk.putBack(entry.task);
+      }
+      const [last] = entries;
+      this.#toast.showMessage(entries.length === 1 ? text.label.undone(last.name) : text.label.undoneMany(count(entries.length)));
     } catch (error) {
       if (error instanceof SkipIsFinal) toast(text.label.skipIsFinal);
       else if (error.message === "offline") toast(text.label.undoOffline);
       else toastProblem(error);
-      this.#showLast();
     } finally {
       this.#undoing = false;
     }
@@ -323,6 +346,7 @@ class LabelPage {
     const key = event.key;
     const inGrid = this.#grid.element.isConnected;
     if (inGrid && /^[1-9]$/.test(key)) return () => this.#grid.toggle(Number(key) - 1);
+    if (inGrid && key.startsWith("Arrow")) return () => this.#grid.move(key);
     const onControl = event.target.closest?.("button, a, [role=button]");
     if (key === "Enter" && onControl) return null;
     if (key === "Enter") return inGrid ? () => this.#grid.confirm() : this.#acceptAction();
@@ -351,16 +375,6 @@ class LabelPage {
     const guess = this.#project.showSuggestions && this.#shown?.suggestions?.[0];
     const entry = guess && this.#classes.named(guess.class);
     return entry ? () => this.#answer(entry) : null;
-  }
-
-  #showLast(message = null) {
-    const last = this.#answers.last;
-    if (message || !last) {
-      replaceChildren(this.last, message && element("span", { class: "last-text" }, message));
-      return;
-    }
-    const swatch = element("span", { class: "swatch", "aria-hidden": "true", vars: { "--class-colour": last.colour ?? "var(--muted)" } });
-    replaceChildren(this.last, swatch, element("span", { class: "last-text" }, last.name));
   }
 
   #showCounts() {

@@ -1,21 +1,25 @@
-// The operator's page of one project. Owns its layout and its refresh: events say that something changed, and the parts that it touches are
-// read again; a running job is asked for its progress by the second.
+// The operator's page of one project. Owns its parts and its refresh: events say that something changed, and what they touch is read again; a
+// running job is asked for its progress by the second.
 
 import { get, page, pages, projectPath } from "./api.js";
-import { Balance } from "./board/balance.js";
+import { Batch } from "./board/batch.js";
+import { Confusion } from "./board/confusion.js";
 import { Controls } from "./board/controls.js";
 import { Feed } from "./board/feed.js";
-import { Gallery } from "./board/gallery.js";
 import { Imports } from "./board/imports.js";
+import { LabelerTable } from "./board/labelers.js";
+import { LearningCurve } from "./board/learning_curve.js";
 import { Models } from "./board/models.js";
+import { NextStep } from "./board/next_step.js";
 import { Rounds } from "./board/rounds.js";
 import { openSettings } from "./board/settings.js";
 import { StateMachine } from "./board/state_machine.js";
 import { Summary } from "./board/summary.js";
-import { curveChart } from "./charts.js";
+import { Tabs } from "./board/tabs.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { dealKeys } from "./hotkeys.js";
-import { readCurve, readProject, readRound } from "./shapes.js";
+import { openPeople } from "./people.js";
+import { readProject, readRound } from "./shapes.js";
 import { isOperator, layOut, openPage, projectFromAddress } from "./shell.js";
 import { stateBadge } from "./state_badge.js";
 import { text } from "./text.js";
@@ -25,15 +29,19 @@ const JOB_MS = 1000;
 const QUIET_MS = 8000;
 /** Bursts of events (labels) are answered by one refresh. */
 const GATHER_MS = 700;
+/** Who has done how much is counted from all labels, so it is asked seldom. */
+const LABELERS_MS = 10_000;
 
 class ProjectPage {
   #name;
   #me;
   #project;
   #parts;
+  #tabs;
   #gathered = new Set();
   #gathering = null;
   #poll = null;
+  #labelersAt = 0;
 
   constructor(project, me) {
     this.#name = project.name;
@@ -46,11 +54,14 @@ class ProjectPage {
       machine: new StateMachine(),
       summary: new Summary(),
       controls: new Controls(path, operator, () => this.#refresh(["project", "rounds"])),
+      curve: new LearningCurve(path),
       rounds: new Rounds((round) => this.#choose(round)),
-      gallery: operator ? new Gallery(path, classes) : null,
-      balance: new Balance(classes),
+      labelers: operator ? new LabelerTable() : null,
+      batch: operator ? new Batch(path, classes) : null,
       imports: operator ? new Imports(path, () => this.#refresh(["project"])) : null,
       models: new Models(path),
+      confusion: new Confusion(path),
+      nextStep: operator ? new NextStep((name) => this.#follow(name), `/label/${encodeURIComponent(project.name)}`) : null,
       feed: new Feed(path, (kind) => this.#hear(kind)),
     };
     this.#build(operator);
@@ -58,7 +69,7 @@ class ProjectPage {
 
   async open() {
     this.#showProject();
-    await this.#refresh(["rounds", "curve", "models"]);
+    await this.#refresh(["rounds", "curve", "models", "labelers"]);
     this.#parts.feed.open();
     this.#schedule();
     document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(["project", "rounds", "curve", "models"]));
@@ -68,42 +79,55 @@ class ProjectPage {
     const parts = this.#parts;
     const name = encodeURIComponent(this.#name);
     this.badge = element("span", { class: "badge-slot", role: "status" });
-    this.curve = element("div", {});
     this.label = element("a", { class: "button", href: `/label/${name}` }, text.projects.label);
     const main = document.querySelector("main");
-    const edit =
-      operator &&
-      element(
-        "button",
-        { type: "button", class: "button", on: { click: () => openSettings(this.#project, () => this.#refresh(["project"])) } },
-        icon("edit"),
-        text.board.settings,
-      );
+    const tool = (symbol, words, run) =>
+      element("button", { type: "button", class: "button", on: { click: run } }, icon(symbol), words);
     const head = element(
       "div",
       { class: "page-head" },
       element("div", { class: "title-row" }, element("h1", {}, this.#name), this.badge),
-      element("div", { class: "row" }, parts.controls.element, edit, this.label),
-    );
-    main.className = "page board";
-    layOut({ me: this.#me, title: this.#name, main });
-    replaceChildren(
-      main,
-      head,
-      parts.machine.element,
-      parts.summary.element,
       element(
         "div",
-        { class: "board-grid" },
-        panel(text.curve.title, this.curve, "wide later"),
-        panel(text.feed.title, parts.feed.element),
-        panel(text.rounds.title, parts.rounds.element, "wide later"),
-        panel(text.balance.title, parts.balance.element, "later"),
-        parts.gallery && panel(text.gallery.title, parts.gallery.element, "full later"),
-        parts.imports && panel(text.imports.title, parts.imports.element, "wide", "import"),
-        panel(text.models.title, parts.models.element, "later"),
+        { class: "row" },
+        parts.controls.element,
+        this.#me.role === "admin" && tool("people", text.people.title, () => openPeople(this.#me)),
+        operator && tool("edit", text.board.settings, () => openSettings(this.#project, () => this.#refresh(["project"]))),
+        this.label,
       ),
     );
+    this.#tabs = new Tabs(text.board.parts, this.#makeTabs(), (id) => this.#turnTo(id));
+    main.className = "page board";
+    layOut({ me: this.#me, title: this.#name, main });
+    replaceChildren(main, head, parts.nextStep?.element, this.#tabs.list, this.#tabs.panels);
+  }
+
+  /** What stands in which part; a labeler sees where the project stands and no more. */
+  #makeTabs() {
+    const parts = this.#parts;
+    const grid = (...panels) => element("div", { class: "board-grid" }, panels);
+    const overview = [
+      parts.machine.element,
+      parts.summary.element,
+      grid(
+        panel(text.curve.title, parts.curve.element, "wide later", parts.curve.choice),
+        panel(text.feed.title, parts.feed.element, ""),
+        panel(text.rounds.title, parts.rounds.element, "wide later"),
+        panel(text.models.title, parts.models.element, "later"),
+        parts.labelers && panel(text.labelers.title, parts.labelers.element, "full later"),
+      ),
+    ];
+    const words = text.board.partNames;
+    return [
+      { id: "overview", title: words.overview, content: overview },
+      parts.batch && { id: "batch", title: words.batch, content: parts.batch.element },
+      { id: "model", title: words.model, content: grid(panel(text.confusion.title, parts.confusion.element, "full")) },
+      parts.imports && { id: "import", title: words.images, content: grid(panel(text.imports.title, parts.imports.element, "full")) },
+    ].filter(Boolean);
+  }
+
+  #turnTo(id) {
+    this.#parts.batch?.setVisible(id === "batch");
   }
 
   #hear(kind) {
@@ -125,8 +149,9 @@ class ProjectPage {
         this.#showProject();
       },
       rounds: async () => this.#showRounds((await pages(projectPath(this.#name, "/rounds"))).map(readRound)),
-      curve: async () => replaceChildren(this.curve, curveChart(readCurve(await get(projectPath(this.#name, "/curve"))))),
-      models: async () => this.#parts.models.show((await page(projectPath(this.#name, "/models"))).items),
+      curve: async () => this.#parts.curve.show(this.#project),
+      models: async () => this.#showModels((await page(projectPath(this.#name, "/models"))).items),
+      labelers: async () => this.#showLabelers(),
     };
     await Promise.allSettled(names.map((name) => readers[name]()));
   }
@@ -151,38 +176,67 @@ class ProjectPage {
     this.#parts.controls.show(project);
     this.#parts.imports?.show(project);
     this.label.classList.toggle("primary", project.state === "labeling" && !project.isPaused);
-    // Before the start there is one thing to do: bring images in.
-    document.querySelector("main").classList.toggle("unstarted", UNSTARTED.includes(project.state));
+    this.#parts.nextStep?.show(project);
+    const main = document.querySelector("main");
+    const before = main.dataset.state;
+    const isUnstarted = UNSTARTED.includes(project.state);
+    main.classList.toggle("unstarted", isUnstarted);
+    main.dataset.state = project.state;
+    // Before the start there is one thing to do, bring images in; from then on there is something to watch.
+    if (!before && isUnstarted && this.#parts.imports && !location.hash) this.#tabs.choose("import");
+    else if (UNSTARTED.includes(before) && !isUnstarted) this.#tabs.choose("overview");
+  }
+
+  /** Does what the next step names. */
+  #follow(name) {
+    if (name === "images") this.#tabs.choose("import", { focus: true });
+    else this.#parts.controls.run(name);
   }
 
   #showRounds(rounds) {
     rounds.sort((a, b) => b.number - a.number);
     this.#parts.rounds.show(rounds);
-    this.#parts.balance.show(rounds);
-    this.#parts.gallery?.show(rounds);
+    this.#parts.batch?.show(rounds);
+    this.#parts.batch?.setVisible(this.#tabs.current === "batch");
+  }
+
+  #showModels(models) {
+    this.#parts.models.show(models);
+    this.#parts.confusion.show(models);
+  }
+
+  async #showLabelers() {
+    if (!this.#parts.labelers || Date.now() - this.#labelersAt < LABELERS_MS) return;
+    this.#labelersAt = Date.now();
+    this.#parts.labelers.show((await get(projectPath(this.#name, "/labelers"))).items);
   }
 
   #choose(round) {
-    this.#parts.gallery?.choose(round.number);
-    this.#parts.gallery?.element.scrollIntoView({ block: "start" });
+    if (!this.#parts.batch) return;
+    this.#tabs.choose("batch", { focus: true });
+    this.#parts.batch.choose(round.number);
   }
 }
 
 /** Which parts an event touches, by the start of its kind. */
 const TOUCHES = [
-  ["label.", ["project", "rounds"]],
-  ["task.", ["project", "rounds"]],
+  ["label.", ["project", "rounds", "labelers"]],
+  ["task.", ["project", "rounds", "labelers"]],
   ["round.", ["project", "rounds"]],
   ["model.", ["project", "rounds", "curve", "models"]],
   ["import.", ["project"]],
 ];
 
-function panel(title, body, size = "", id = null) {
-  return element("section", { class: `panel ${size}`, id, "aria-label": title }, element("h2", {}, title), body);
+function panel(title, body, size = "", tools = null) {
+  return element(
+    "section",
+    { class: `panel ${size}`, "aria-label": title },
+    element("div", { class: "panel-head" }, element("h2", {}, title), tools),
+    body,
+  );
 }
 
 openPage(async () => {
   const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);
   await new ProjectPage(readProject(project), me).open();
-  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 });

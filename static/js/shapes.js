@@ -41,34 +41,18 @@ export function readRound(answer) {
     openedAt: answer.opened_at ?? null,
     closedAt: answer.closed_at ?? null,
     testAccuracy: answer.test_accuracy ?? null,
-    classCounts: Object.entries(answer.class_counts ?? {}).map(([name, count]) => ({ name, count })),
+    classCounts: readCounts(answer.class_counts),
+    predictedClassCounts: readCounts(answer.predicted_class_counts),
   };
 }
 
-/** The learning curve: the points on the test split and those of the random slice, each `{labels, accuracy, low, high}` in the order of labels. */
-export function readCurve(answer) {
-  return {
-    points: readPoints(answer.points, (row) => row.test_accuracy),
-    random: readPoints(answer.random_points, (row) => row.accuracy),
-  };
+function readCounts(counts) {
+  return Object.entries(counts ?? {}).map(([name, count]) => ({ name, count }));
 }
 
 /** A strategy's name, whether it comes as a name or with its parameters. */
 export function strategyName(strategy) {
   return typeof strategy === "string" ? strategy : (strategy?.kind ?? null);
-}
-
-/** Without a test split there is no accuracy, and so no point. */
-function readPoints(rows, accuracyOf) {
-  return rows
-    .map((row) => ({
-      labels: row.label_count,
-      accuracy: accuracyOf(row),
-      low: row.interval?.low ?? null,
-      high: row.interval?.high ?? null,
-    }))
-    .filter((point) => Number.isFinite(point.accuracy))
-    .sort((a, b) => a.labels - b.labels);
 }
 
 /** `failed` hides the state in which the job stood; the round tells it, and before the first round the start. */

@@ -116,9 +116,13 @@ export const text = {
     zoomOut: "Zoom out",
     fit: "Whole image",
     brighter: "Brighter",
+    darker: "Darker",
+    view: "View",
     help: "Keyboard help",
     guidelines: "Guidelines",
     noGuidelines: "This project has no guidelines yet.",
+    close: "Close",
+    givenMany: (count) => `${count} labels given`,
     loading: "Loading the image",
     thisSession: "this session",
     today: "today",
@@ -130,6 +134,7 @@ export const text = {
     batch: (round, done, total) => `Batch ${round}: ${done} of ${total}`,
     nothingToUndo: "There is nothing to undo on this page.",
     undone: (name) => `Took back “${name}”. Choose again.`,
+    undoneMany: (count) => `Took back ${count} labels.`,
     undoOffline: "That answer may have been sent already; it can be undone once the network is back.",
     skipIsFinal: "That skip has been sent and can't be taken back.",
     lapsed: "That image went to somebody else meanwhile. Here is another.",
@@ -144,8 +149,10 @@ export const text = {
 
   grid: {
     toggle: "Many at once",
-    hint: "Mark those whose guess is wrong; they are shown alone afterwards.",
+    hint: "Mark the wrong ones; they are shown alone afterwards.",
     confirm: "The rest is right",
+    size: "Images at once",
+    seed: "This batch was asked before the first model, so there are no guesses to confirm.",
   },
 
   skip: {
@@ -170,10 +177,10 @@ export const text = {
       [["Enter"], "Accept the model's guess"],
       [["U", "⌫"], "Undo the last answer"],
       [["S"], "Skip, with a reason"],
-      [["M"], "Many images at once, under the model's guesses"],
+      [["M"], "Many images at once, under the model's guesses; arrows and Space mark wrong ones"],
       [["G"], "Guidelines"],
       [["+", "−", "Z"], "Zoom in, zoom out, whole image"],
-      [["[", "]"], "Darker, brighter"],
+      [["[", "]"], "Darker, brighter; Z sets it back"],
       [["/"], "Find a class in a long list"],
       [["?"], "This help"],
     ],
@@ -286,9 +293,18 @@ export const text = {
     budgetTitle: "Change the budget?",
     budgetBody: (before, now) => `It was ${before} and becomes ${now}.`,
     budgetYes: "Change it",
+    classes: "Classes",
+    classesHint: "Colour, name and key of each. New ones are known to the model from its next training on.",
+    addClass: "Add a class",
+    newClass: "new class",
+    className: (name) => `Name of ${name}`,
+    classColour: (name) => `Colour of ${name}`,
+    classKey: (name) => `Key of ${name}`,
   },
 
   board: {
+    parts: "Parts of the project",
+    partNames: { overview: "Overview", batch: "Batch", model: "Mistakes", images: "Images" },
     settings: "Settings",
     summary: "Where the project stands",
     machine: (state) => `The project's states; present: ${state}`,
@@ -313,6 +329,17 @@ export const text = {
       scoring: "The next job is about to begin.",
       finished: "Everything that was asked is labelled. Raise the budget and start to go on.",
     },
+  },
+
+  nextStep: {
+    title: "What to do next",
+    steps: ["Bring images in", "Start", "The model looks at them", "Label the first batch"],
+    toImages: "Bring images in",
+    empty: "The project is made. It needs images: a folder, an archive, or files from your computer.",
+    importing: "Images are being read. Those that can't be read are listed by name, and the rest goes on.",
+    ready: "The images are in. Start when they are all there; more may come later.",
+    pretraining: "The model learns from the images alone. The first batch opens when it is done.",
+    labeling: "The first batch is open: the images that stand for most of the others.",
   },
 
   controls: {
@@ -342,13 +369,52 @@ export const text = {
   curve: {
     title: "Learning curve",
     empty: "The curve begins with the first trained model.",
-    labels: "Labels",
-    accuracy: "Test accuracy",
-    alternative: (labels, accuracy) => `Learning curve: ${accuracy} test accuracy at ${labels} labels`,
-    point: (labels, accuracy) => `${labels} labels: ${accuracy}`,
-    model: "on the test split",
-    random: "on images drawn at random",
-    interval: (low, high) => `(${low} to ${high})`,
+    axis: "What the curve counts",
+    axes: [
+      ["labels", "Labels"],
+      ["cost", "Cost"],
+    ],
+  },
+
+  confusion: {
+    title: "What is taken for what",
+    which: "Model version",
+    empty: "Mistakes show with the first model that is measured on a test split.",
+    most: "Most frequent",
+    mistake: (from, to) => `${from} → ${to}`,
+    share: (share, name) => `${share} of all ${name}`,
+    hint: "Rows are classes, columns what the model took them for. A cell is as strong as its share of the row.",
+  },
+
+  map: {
+    title: "Where the batch lies in the pool",
+    empty: "This round left no map.",
+    unlabelled: "unlabelled",
+    batch: "in this batch",
+    alternative: (points, labelled, batch) => `Map of ${points} images: ${labelled} labelled, ${batch} in this batch`,
+    facts: (points, labelled, batch, share) =>
+      `${points} images, ${labelled} of them labelled, ${batch} in this batch. The plane shows ${share} of what the embeddings differ in. Zoom with Ctrl and the wheel.`,
+  },
+
+  scores: {
+    uncertainty: "How uncertainty u spreads",
+    losses: "How pretext loss v spreads",
+    noUncertainty: "The first batch is chosen before there is a model.",
+    noLosses: "This rule asks without v.",
+  },
+
+  labelers: {
+    title: "Labelers",
+    empty: "Nobody has labelled yet.",
+    columns: [
+      ["Name", ""],
+      ["Labels", "number"],
+      ["Skips", "number"],
+      ["Changed", "number", "Labels taken back or corrected"],
+      ["Each takes", "number", "The median over all labels"],
+      ["In hand", "number"],
+      ["Last", ""],
+    ],
   },
 
   rounds: {
@@ -368,16 +434,24 @@ export const text = {
 
   balance: {
     title: "Classes",
-    which: "Round of the class counts",
-    all: "All rounds",
-    empty: "Counts appear with the first labels.",
+    which: "What is counted",
+    choices: [
+      ["round", "Labels of this batch"],
+      ["guessed", "Guesses when it was asked"],
+      ["all", "Labels of all rounds"],
+    ],
+    empty: "Nothing to count yet.",
   },
 
   gallery: {
     title: "What was asked, and why",
     which: "Round of the batch",
     empty: "Nothing has been asked yet.",
-    more: "Show more",
+    facts: (strategy, answered) => `${strategy} · ${answered} answered`,
+    notAsked: "An image of the pool",
+    notAskedBody: "This batch doesn't ask it.",
+    guess: "Guess",
+    item: "Name",
     tile: (rank, source) => `Rank ${rank}, ${source}: why it was asked`,
     why: "Why this image was asked",
     alt: "The image that was asked",

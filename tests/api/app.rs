@@ -150,6 +150,7 @@ pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnO
         is_public_https: false,
         metrics: None,
         metrics_open: false,
+        pages: None,
         store,
     };
     change(&mut state);

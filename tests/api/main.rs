@@ -13,5 +13,6 @@ mod imports;
 mod items;
 mod labeling;
 mod outage;
+mod overview;
 mod projects;
 mod results;

@@ -80,8 +80,13 @@ for (const colorScheme of ["light", "dark"]) {
 
     await page.goto(`/label/${service.project}`);
     await page.locator("img.shown").waitFor();
-    await page.keyboard.press("g");
+    await page.getByRole("complementary", { name: "Guidelines" }).waitFor();
     await assertAccessible(page, "label");
+    await page.keyboard.press("1");
+    await page.locator(".answer-toast").getByRole("button", { name: "Undo" }).waitFor();
+    await assertAccessible(page, "label with an answer");
+    await page.keyboard.press("u");
+    await page.getByText("Took back").waitFor();
     for (const [key, name] of [
       ["?", "help"],
       ["s", "skip"],
@@ -93,9 +98,19 @@ for (const colorScheme of ["light", "dark"]) {
     }
 
     await page.goto(`/projects/${service.project}`);
-    await page.locator(".tile img").first().waitFor();
-    await assertAccessible(page, "board");
+    await page.locator(".figures").waitFor();
+    await assertAccessible(page, "overview");
+    for (const [tab, sign] of [
+      ["Batch", "button.tile img"],
+      ["Mistakes", "#part-model .figure"],
+      ["Images", ".drop"],
+    ]) {
+      await page.getByRole("tab", { name: tab }).click();
+      await page.locator(sign).first().waitFor();
+      await assertAccessible(page, tab);
+    }
     await page.getByRole("button", { name: "Settings" }).click();
+    await page.getByRole("dialog").getByText("Classes", { exact: true }).click();
     await assertAccessible(page, "settings");
 
     await page.goto("/login");

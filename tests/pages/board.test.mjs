@@ -29,10 +29,18 @@ test("the board shows the present state, the batch with its reasons, and follows
   await page.goto(`/projects/${service.project}`);
   await page.getByRole("img", { name: /present: Labeling/ }).waitFor();
   await page.getByText("Live", { exact: true }).waitFor();
+  await page.getByRole("tab", { name: "Batch" }).click();
   await page.locator(".tile img").first().waitFor();
-  await page.locator(".tile button").first().click();
+  const inDocument = await page.locator(".virtual-tile").count();
+  const size = Number(await page.locator(".virtual-tile").first().getAttribute("aria-setsize"));
+  assert.ok(inDocument < size / 2, `${inDocument} of ${size} tiles are in the document`);
+  await page.locator(".virtual").evaluate((list) => (list.scrollTop = list.scrollHeight));
+  await page.locator(`.virtual-tile[aria-posinset="${size}"]`).waitFor();
+  await page.locator(".virtual").evaluate((list) => (list.scrollTop = 0));
+  await page.locator("button.tile").first().click();
   await page.getByRole("dialog").getByText("Pretext loss v").waitFor();
   await page.keyboard.press("Escape");
+  await page.getByRole("tab", { name: "Overview" }).click();
 
   const answered = page.locator(".rounds-answered").first();
   const before = await answered.textContent();
@@ -90,3 +98,70 @@ test("a form that the service refuses names the field", async () => {
   await page.getByText(/must be 2 to/).waitFor();
   await context.close();
 });
+
+test("classes get their names, colours and keys in the settings", async () => {
+  const { page, context, problems } = await signIn(browser);
+  await page.goto(`/projects/${service.project}`);
+  await page.getByRole("button", { name: "Settings" }).click();
+  const form = page.getByRole("dialog");
+  await form.getByText("Classes", { exact: true }).click();
+  await form.getByLabel("Key of Bag").fill("b");
+  await form.getByLabel("Colour of Bag").fill("#ff00aa");
+  await form.getByRole("button", { name: "Save" }).click();
+  await page.getByText("Saved.").waitFor();
+  const bag = (await api("GET", projectPath())).classes.find((entry) => entry.name === "Bag");
+  assert.deepEqual([bag.hotkey, bag.colour], ["b", "#ff00aa"]);
+  await api("PATCH", projectPath(), { classes: { show: { Bag: { hotkey: null, colour: null } } } });
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("the board follows a round through its training to the next batch", { timeout: 600_000 }, async () => {
+  const { page, context, problems } = await signIn(browser);
+  page.setDefaultTimeout(300_000);
+  await page.goto(`/projects/${service.project}`);
+  await page.getByRole("img", { name: /present: Labeling/ }).waitFor();
+  const { round } = await api("GET", projectPath());
+  // The states pass quickly; whoever looks only afterwards would miss them.
+  await page.evaluate(() => {
+    window.states = new Set();
+    const look = () => window.states.add(document.querySelector(".machine-drawing")?.getAttribute("aria-label"));
+    new MutationObserver(look).observe(document.querySelector(".machine"), { childList: true, subtree: true });
+  });
+  await answerRest();
+  await page.getByRole("button", { name: `Round ${round.number + 1}` }).waitFor();
+  await page.getByRole("img", { name: /present: Labeling/ }).waitFor();
+  const states = await page.evaluate(() => [...window.states]);
+  assert.ok(states.some((words) => /Training|Scoring/.test(words)), `only ${states.join("; ")} were seen`);
+  await page.locator(".feed").getByText(/Model \d+ published/).first().waitFor();
+  await page.getByRole("img", { name: /Learning curve/ }).waitFor();
+  await page.locator(".models li").first().waitFor();
+
+  await page.getByRole("button", { name: `Round ${round.number + 1}` }).click();
+  await page.getByRole("tab", { name: "Batch", selected: true }).waitFor();
+  await page.getByRole("img", { name: /uncertainty u of the pool and of the batch/ }).waitFor();
+  await page.getByRole("img", { name: /^Map of [\d,]+ images: [\d,]+ labelled, [\d,]+ in this batch/ }).waitFor();
+  await page.locator("button.tile").first().click();
+  const guess = page.getByRole("dialog").locator("dl div", { has: page.getByText("Guess", { exact: true }) });
+  assert.match(await guess.locator("dd").textContent(), / \d+ %/);
+  await page.keyboard.press("Escape");
+  await page.getByRole("tab", { name: "Mistakes" }).click();
+  await page.getByRole("img", { name: /Confusion matrix of model/ }).waitFor();
+  const mark = page.locator("#part-model .mark").first();
+  await mark.hover();
+  assert.match(await page.locator("#part-model .tip").textContent(), /recognised as/);
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+/** Answers what is left of the round as a program would. */
+async function answerRest() {
+  const project = await api("GET", projectPath());
+  const names = project.classes.map((entry) => entry.name);
+  for (;;) {
+    const { tasks } = await api("POST", projectPath("/leases"), { count: 20, resume: true });
+    if (tasks.length === 0) return;
+    const labels = tasks.map((task, index) => ({ task: task.task, class: names[index % names.length], attempt: task.attempt }));
+    await api("POST", projectPath("/labels"), { labels });
+  }
+}

@@ -88,6 +88,38 @@ test("undo brings the image back, and the second answer is the one that counts",
   await context.close();
 });
 
+test("what was answered stands over the image for a while, and its button takes it back", async () => {
+  const { page, context, problems } = await openDesk();
+  const item = await answer(page, 4);
+  const toast = page.locator(".answer-toast");
+  await toast.getByText(classes[4]).waitFor();
+  await toast.getByRole("button", { name: "Undo" }).click();
+  await page.waitForFunction((wanted) => document.querySelector("img.shown")?.src.includes(wanted), item);
+  await toast.getByText("Took back").waitFor();
+  assert.equal(await labelOf(item), undefined);
+  // The next key is a class again, wherever the pointer has been.
+  await answer(page, 5);
+  await allSaved(page);
+  assert.equal(await labelOf(item), classes[5]);
+  // It goes by itself, unless the pointer rests on it.
+  await page.mouse.move(10, 400);
+  await toast.getByRole("button", { name: "Undo" }).waitFor({ state: "detached", timeout: 15_000 });
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("what was done today counts what other browsers did, too", async () => {
+  const first = await openDesk();
+  await answer(first.page, 0);
+  await allSaved(first.page);
+  const today = await first.page.locator(".fact strong").nth(1).textContent();
+  await first.context.close();
+  const second = await openDesk();
+  assert.equal(await second.page.locator(".fact strong").first().textContent(), "0");
+  await second.page.waitForFunction((wanted) => document.querySelectorAll(".fact strong")[1].textContent === wanted, today);
+  await second.context.close();
+});
+
 test("an earlier answer can be changed", async () => {
   const { page, context, problems } = await openDesk();
   const item = await answer(page, 0);
@@ -170,7 +202,7 @@ test("many at once: what is marked is shown alone, the rest gets the model's gue
   const items = await page
     .locator(".grid-tile img")
     .evaluateAll((images) => images.map((image) => image.src.match(/items\/([^/]+)\/image/)[1]));
-  const guesses = await page.locator(".grid-guess span:nth-child(2)").allTextContents();
+  const guesses = await page.locator(".grid-name").allTextContents();
   await page.keyboard.press("2");
   await page.waitForFunction(() => [...document.querySelectorAll(".grid-tile img")].every((image) => image.complete));
   await page.keyboard.press("Enter");
@@ -179,6 +211,36 @@ test("many at once: what is marked is shown alone, the rest gets the model's gue
   await allSaved(page);
   const { classOf } = await exportedLabels();
   items.forEach((item, index) => assert.equal(classOf.get(item), index === 1 ? undefined : guesses[index]));
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("a sheet of thirty-six is walked by arrows, and undone as a sheet", async (t) => {
+  const { page, context, problems } = await openDesk({ viewport: { width: 1440, height: 900 } });
+  const { tasks } = await api("POST", projectPath("/leases"), { count: 20, resume: true });
+  if (tasks.filter((task) => task.suggestions.length > 0).length < 16)
+    return t.skip("this batch was asked before the first model, so it has no guesses");
+  // Only somebody who works may hold more than twenty.
+  await answer(page, 1);
+  await allSaved(page);
+  await page.keyboard.press("m");
+  await page.getByRole("button", { name: "36", exact: true }).click();
+  await page.locator(".grid-tile").nth(30).waitFor();
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("Space");
+  assert.equal(await page.locator(".grid-tile").nth(1).getAttribute("aria-pressed"), "true");
+  await page.keyboard.press("Space");
+  const shown = await page.locator(".grid-tile").count();
+  await page.waitForFunction(() => [...document.querySelectorAll(".grid-tile img")].every((image) => image.complete));
+  await page.getByRole("button", { name: /The rest is right/ }).click();
+  await page.locator(".answer-toast").getByText(`${shown} labels given`).waitFor();
+  await allSaved(page);
+  const before = (await exportedLabels()).rows.length;
+  await page.keyboard.press("u");
+  await page.getByText(`Took back ${shown} labels.`).waitFor();
+  assert.equal((await exportedLabels()).rows.length, before - shown);
+  await page.getByRole("button", { name: "9", exact: true }).click();
   assert.deepEqual(problems, []);
   await context.close();
 });
@@ -226,5 +288,33 @@ test("a phone shows image and classes without scrolling sideways, and a touch an
   await page.waitForFunction((before) => !document.querySelector("img.shown")?.src.includes(before), item);
   await allSaved(page);
   assert.equal(await labelOf(item), classes[0]);
+  await context.close();
+});
+
+test("a swipe to the right accepts the guess, one to the left asks why it is skipped", async (t) => {
+  const { page, context } = await openDesk({ viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
+  const swipe = (from, to) =>
+    page.locator(".stage").evaluate(
+      (stage, [start, end]) => {
+        const point = (type, clientX) =>
+          stage.dispatchEvent(new PointerEvent(type, { pointerType: "touch", isPrimary: true, clientX, clientY: 200, bubbles: true }));
+        point("pointerdown", start);
+        point("pointerup", end);
+      },
+      [from, to],
+    );
+  await swipe(300, 100);
+  await page.getByRole("dialog", { name: "Why skip this image?" }).waitFor();
+  await page.keyboard.press("Escape");
+  if ((await page.locator(".class-button.guessed").count()) === 0) {
+    await context.close();
+    return t.skip("this batch was asked before the first model, so it has no guesses");
+  }
+  const item = await shownItem(page);
+  const guess = await page.locator(".class-button.guessed .class-name").textContent();
+  await swipe(100, 300);
+  await page.waitForFunction((before) => !document.querySelector("img.shown")?.src.includes(before), item);
+  await allSaved(page);
+  assert.equal(await labelOf(item), guess);
   await context.close();
 });

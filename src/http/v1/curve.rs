@@ -1,9 +1,10 @@
-//! The learning curve: accuracy against labels and cost, measured, honest and predicted.
+//! The learning curve: accuracy against labels and cost, measured, honest and predicted, as numbers and as a drawing.
 
 use axum::extract::State;
+use axum::response::Response;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::budget::Budget;
 use crate::domain::interval::{Interval, Z_95};
@@ -11,9 +12,11 @@ use crate::domain::job::JobKind;
 use crate::domain::learning_curve::{self, LearningCurve};
 use crate::domain::random_slice::PoolAccuracy;
 use crate::domain::settings::ProjectSettings;
+use crate::figures::{self, CurveFigure, CurveSeries, curve_svg_sized};
 use crate::http::AppState;
 use crate::http::auth::{Labeler, find_project};
-use crate::http::extract::Path;
+use crate::http::extract::{Path, Query};
+use crate::http::figure::{FigureWidth, svg_answer};
 use crate::http::problem::ApiError;
 use crate::rounds::curve::{MODEL_COUNT_MAX, ModelSlice, read_slices};
 use crate::rounds::request::{AuditOutcome, SampleComparison, from_json};
@@ -60,6 +63,8 @@ pub struct RandomPoint {
     model_version: i32,
     /// Labelled items it learned from.
     label_count: i32,
+    /// What the labels had cost when it was trained.
+    cost: f64,
     /// Over the whole pool: the random items stand for what was unlabelled, guesses made before their label for what was asked earlier.
     accuracy: f64,
     interval: Interval,
@@ -135,11 +140,12 @@ impl CurvePoint {
 }
 
 impl RandomPoint {
-    fn new(slice: &ModelSlice) -> Option<Self> {
+    fn new(slice: &ModelSlice, points: &[CurvePoint]) -> Option<Self> {
         let found = PoolAccuracy::of(&slice.slice, Z_95)?;
         Some(Self {
             model_version: slice.model_version,
             label_count: slice.label_count,
+            cost: points.iter().find(|point| point.model_version == slice.model_version)?.cost,
             accuracy: found.accuracy,
             interval: found.interval,
             unlabeled_accuracy: found.unlabeled_accuracy,
@@ -189,20 +195,114 @@ pub async fn get_curve(
     caller: Labeler,
     Path(project): Path<String>,
 ) -> Result<axum::Json<Curve>, ApiError> {
-    let mut connection = app.store.acquire().await?;
-    let row = find_project(&mut connection, &caller, &project).await?;
-    let budget = Budget { total: row.settings.budget, cost_per_label: row.settings.cost_per_label };
-    let models = store::model::list(&mut connection, row.id, 0, MODEL_COUNT_MAX).await?;
-    let slices = read_slices(&mut connection, &row).await?;
-    let audit = store::job::find_newest_outcome(&mut connection, row.id, JobKind::Audit).await?;
-    let audit = audit.map(|(_, outcome)| from_json::<AuditOutcome>("outcome", &outcome));
-    let audit = audit.transpose().map_err(ApiError::internal)?;
-    Ok(axum::Json(Curve {
-        points: models.iter().map(|model| CurvePoint::new(model, budget)).collect(),
-        random_points: slices.iter().filter_map(RandomPoint::new).collect(),
-        predictions: predict(&models, &slices, &row.settings, budget),
-        active_sampling: audit.and_then(|audit| audit.comparison).map(ActiveSampling::from),
-    }))
+    Ok(axum::Json(Curve::read(&app, &caller, &project).await?))
+}
+
+impl Curve {
+    async fn read(app: &AppState, caller: &Labeler, project: &str) -> Result<Self, ApiError> {
+        let mut connection = app.store.acquire().await?;
+        let row = find_project(&mut connection, caller, project).await?;
+        let budget = Budget { total: row.settings.budget, cost_per_label: row.settings.cost_per_label };
+        let models = store::model::list(&mut connection, row.id, 0, MODEL_COUNT_MAX).await?;
+        let slices = read_slices(&mut connection, &row).await?;
+        let audit = store::job::find_newest_outcome(&mut connection, row.id, JobKind::Audit).await?;
+        let audit = audit.map(|(_, outcome)| from_json::<AuditOutcome>("outcome", &outcome));
+        let audit = audit.transpose().map_err(ApiError::internal)?;
+        let points: Vec<_> = models.iter().map(|model| CurvePoint::new(model, budget)).collect();
+        let random_points = slices.iter().filter_map(|slice| RandomPoint::new(slice, &points)).collect();
+        Ok(Self {
+            points,
+            random_points,
+            predictions: predict(&models, &slices, &row.settings, budget),
+            active_sampling: audit.and_then(|audit| audit.comparison).map(ActiveSampling::from),
+        })
+    }
+
+    /// What is drawn: the test split's line, and the random slice's where there is one.
+    fn figure(&self, axis: CurveAxis) -> CurveFigure {
+        let position = |labels: i32, cost: f64| match axis {
+            CurveAxis::Labels => f64::from(labels),
+            CurveAxis::Cost => cost,
+        };
+        let ends = |interval: Interval| (interval.low, interval.high);
+        let tested = self.points.iter().filter_map(|point| {
+            Some(figures::CurvePoint {
+                position: position(point.label_count, point.cost),
+                accuracy: point.test_accuracy?,
+                interval: point.interval.map(ends),
+            })
+        });
+        let random = self.random_points.iter().map(|point| figures::CurvePoint {
+            position: position(point.label_count, point.cost),
+            accuracy: point.accuracy,
+            interval: Some(ends(point.interval)),
+        });
+        let series = [
+            CurveSeries { name: "test split".to_owned(), points: tested.collect() },
+            CurveSeries { name: "random slice".to_owned(), points: random.collect() },
+        ];
+        CurveFigure {
+            title: "Learning curve: accuracy as labels are added".to_owned(),
+            axis: axis.into(),
+            series: series.into_iter().filter(|series| !series.points.is_empty()).collect(),
+        }
+    }
+}
+
+/// What the horizontal axis counts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CurveAxis {
+    /// Labelled items.
+    #[default]
+    Labels,
+    /// Cost.
+    Cost,
+}
+
+impl From<CurveAxis> for figures::CurveAxis {
+    fn from(axis: CurveAxis) -> Self {
+        match axis {
+            CurveAxis::Labels => Self::Labels,
+            CurveAxis::Cost => Self::Cost,
+        }
+    }
+}
+
+/// How the curve is drawn.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CurveFigureQuery {
+    /// What the horizontal axis counts.
+    #[serde(default)]
+    #[param(inline)]
+    axis: CurveAxis,
+    /// `narrow` for a phone.
+    #[serde(default)]
+    #[param(inline)]
+    size: FigureWidth,
+}
+
+/// Draws both curves with their intervals.
+#[utoipa::path(
+    get,
+    path = "/api/v1/projects/{project}/curve.svg",
+    operation_id = "draw_curve",
+    tag = "results",
+    params(("project" = String, Path, description = "Name or id"), CurveFigureQuery),
+    responses(
+        (status = 200, description = "The drawing", body = String, content_type = "image/svg+xml"),
+    ),
+)]
+pub async fn draw_curve(
+    State(app): State<AppState>,
+    caller: Labeler,
+    Path(project): Path<String>,
+    Query(query): Query<CurveFigureQuery>,
+) -> Result<Response, ApiError> {
+    let figure = Curve::read(&app, &caller, &project).await?.figure(query.axis);
+    svg_answer(query.size, move |size| curve_svg_sized(&figure, size)).await
 }
 
 /// The next batches by the points of the test split, or without one by the honest points.

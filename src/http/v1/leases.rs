@@ -25,7 +25,7 @@ use crate::telemetry::metric;
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"count": 10, "resume": false}))]
 pub struct CreateLeases {
-    /// New tasks at most, 1 to 100; a labeler holds at most 20.
+    /// New tasks at most, 1 to 100; an idle labeler holds at most 20, one who has just answered 80.
     #[serde(default = "default_count")]
     #[schema(default = 10, minimum = 1, maximum = 100)]
     count: u32,
@@ -67,8 +67,9 @@ pub struct LeasedTask {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SuggestionAnswer {
     /// The class's name.
-    class: String,
-    probability: f64,
+    pub class: String,
+    /// What the model gave it, 0 to 1.
+    pub probability: f64,
 }
 
 /// Why nothing was lent and when to ask again.

@@ -1,4 +1,4 @@
-//! Published models: their lineage, measurements and weights.
+//! Published models: their lineage, measurements, mistakes and weights.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -10,10 +10,14 @@ use serde_json::Value;
 use tokio_util::io::ReaderStream;
 use utoipa::ToSchema;
 
+use crate::domain::project::ClassIndex;
+use crate::figures::{ConfusionFigure, confusion_svg};
 use crate::http::AppState;
 use crate::http::auth::{Labeler, Tool, find_project};
 use crate::http::extract::{Page, PageQuery, Path, Query};
+use crate::http::figure::{FigureWidth, svg_answer};
 use crate::http::problem::{ApiError, Problem};
+use crate::http::v1::rounds::ClassNames;
 use crate::store;
 use crate::store::model::ModelRow;
 
@@ -104,4 +108,72 @@ pub async fn get_model_weights(
         (CACHE_CONTROL, "private, max-age=31536000, immutable".to_owned()),
     ];
     Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())
+}
+
+/// What a model takes each class of the test split for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Confusion {
+    model_version: i32,
+    /// Names of the classes that it knows, in the order of rows and columns.
+    classes: Vec<String>,
+    /// `counts[c][p]`: test items of class c that it takes for p.
+    counts: Vec<Vec<u32>>,
+}
+
+impl Confusion {
+    async fn read(app: &AppState, caller: &Labeler, project: &str, version: i32) -> Result<Self, ApiError> {
+        let mut connection = app.store.acquire().await?;
+        let row = find_project(&mut connection, caller, project).await?;
+        let model = store::model::find(&mut connection, row.id, version).await?;
+        let model = model.ok_or_else(|| ApiError::not_found("model", version))?;
+        let class_names = ClassNames::read(&mut connection, row.id).await?;
+        let counts = model.manifest.pointer("/evaluation/confusion").filter(|counts| counts.is_array());
+        let missing = || ApiError::not_found("evaluation of model", version);
+        let counts: Vec<Vec<u32>> =
+            serde_json::from_value(counts.ok_or_else(missing)?.clone()).map_err(ApiError::internal)?;
+        let classes = (0..).take(counts.len()).map(|index| class_names.name(ClassIndex(index))).collect();
+        Ok(Self { model_version: version, classes, counts })
+    }
+}
+
+/// Shows what a model takes each class of the test split for.
+#[utoipa::path(
+    get,
+    path = "/api/v1/projects/{project}/models/{version}/confusion",
+    operation_id = "get_model_confusion",
+    tag = "results",
+    params(("project" = String, Path, description = "Name or id"), ("version" = i32, Path, description = "The model's version")),
+    responses(
+        (status = 200, description = "The matrix", body = Confusion),
+    ),
+)]
+pub async fn get_model_confusion(
+    State(app): State<AppState>,
+    caller: Labeler,
+    Path((project, version)): Path<(String, i32)>,
+) -> Result<axum::Json<Confusion>, ApiError> {
+    Ok(axum::Json(Confusion::read(&app, &caller, &project, version).await?))
+}
+
+/// Draws what a model takes each class of the test split for.
+#[utoipa::path(
+    get,
+    path = "/api/v1/projects/{project}/models/{version}/confusion.svg",
+    operation_id = "draw_model_confusion",
+    tag = "results",
+    params(("project" = String, Path, description = "Name or id"), ("version" = i32, Path, description = "The model's version")),
+    responses(
+        (status = 200, description = "The drawing", body = String, content_type = "image/svg+xml"),
+    ),
+)]
+pub async fn draw_model_confusion(
+    State(app): State<AppState>,
+    caller: Labeler,
+    Path((project, version)): Path<(String, i32)>,
+) -> Result<Response, ApiError> {
+    let Confusion { classes, counts, .. } = Confusion::read(&app, &caller, &project, version).await?;
+    let title =
+        format!("Confusion matrix of model {version}: rows are classes, columns what they were taken for");
+    let figure = ConfusionFigure { title, names: classes, counts };
+    svg_answer(FigureWidth::Wide, move |_| confusion_svg(&figure)).await
 }

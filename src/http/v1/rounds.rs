@@ -18,8 +18,9 @@ use crate::http::AppState;
 use crate::http::auth::{Labeler, Operator, find_project};
 use crate::http::extract::{Page, PageQuery, Path, Query};
 use crate::http::problem::{ApiError, Problem};
+use crate::http::v1::leases::SuggestionAnswer;
 use crate::store::round::RoundSummary;
-use crate::store::task::TaskRow;
+use crate::store::task::{Suggestion, TaskRow};
 use crate::store::{self, PgConnection};
 
 /// One round.
@@ -162,10 +163,20 @@ pub struct TaskAnswer {
     model_version: Option<i32>,
     source: TaskSource,
     state: TaskState,
+    /// The item's name.
+    name: String,
+    /// The class that the item has by now; null while it is unlabelled.
+    class: Option<String>,
+    /// What the model guessed when it asked, the best first; empty for a seed batch.
+    suggestions: Vec<SuggestionAnswer>,
 }
 
-impl From<TaskRow> for TaskAnswer {
-    fn from(row: TaskRow) -> Self {
+impl TaskAnswer {
+    fn new(row: TaskRow, class_names: &ClassNames) -> Self {
+        let guess = |guess: &Suggestion| SuggestionAnswer {
+            class: class_names.name(guess.class),
+            probability: f64::from(guess.probability),
+        };
         Self {
             task: row.id,
             item: row.item,
@@ -177,6 +188,9 @@ impl From<TaskRow> for TaskAnswer {
             model_version: row.model_version,
             source: row.source,
             state: row.state,
+            name: row.item_name,
+            class: row.class.map(|class| class_names.name(class)),
+            suggestions: row.suggestions.0.iter().map(guess).collect(),
         }
     }
 }
@@ -217,8 +231,9 @@ pub async fn list_round_tasks(
         i64::from(limit),
     )
     .await?;
+    let class_names = ClassNames::read(&mut connection, row.id).await?;
     let cursor = |task: &TaskRow| format!("{}_{}", task.rank, task.id);
-    Ok(axum::Json(Page::new(tasks, limit, cursor, TaskAnswer::from)))
+    Ok(axum::Json(Page::new(tasks, limit, cursor, |task| TaskAnswer::new(task, &class_names))))
 }
 
 /// Where a page of tasks begins: after this rank and task.

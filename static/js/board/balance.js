@@ -1,6 +1,7 @@
-// How the labels spread over the classes. Owns the choice between one round and all of them.
+// How a batch spreads over the classes. Owns the choice between the round in sight and all rounds; a batch that isn't labelled yet is shown by
+// the model's guesses.
 
-import { barList } from "../charts.js";
+import { barList } from "../bars.js";
 import { element, replaceChildren } from "../dom.js";
 import { choice } from "../form.js";
 import { text } from "../text.js";
@@ -8,35 +9,34 @@ import { text } from "../text.js";
 export class Balance {
   #classes;
   #rounds = [];
+  #round = null;
   #bars = element("div", {});
-  #select;
+  #select = choice(text.balance.choices, "round");
 
+  /** `classes` come from `dealKeys`. */
   constructor(classes) {
     this.#classes = classes;
-    this.#select = choice([["all", text.balance.all]], "all");
     this.#select.setAttribute("aria-label", text.balance.which);
     this.#select.addEventListener("change", () => this.#draw());
-    this.element = element("div", {}, this.#select, this.#bars);
+    this.element = element("div", { class: "balance" }, this.#select, this.#bars);
   }
 
-  /** Takes the counts of `rounds`. */
-  show(rounds) {
+  /** Takes the counts of `rounds`, of which `round` is in sight. */
+  show(rounds, round) {
     this.#rounds = rounds;
-    const chosen = this.#select.value;
-    const options = [["all", text.balance.all], ...rounds.map((round) => [String(round.number), text.rounds.name(round.number)])];
-    if (options.length !== this.#select.options.length) {
-      replaceChildren(
-        this.#select,
-        options.map(([value, words]) => element("option", { value, selected: value === chosen }, words)),
-      );
-    }
+    this.#round = round;
     this.#draw();
   }
 
   #draw() {
-    const rounds = this.#rounds.filter((round) => this.#select.value === "all" || String(round.number) === this.#select.value);
+    const chosen = this.#select.value;
+    const counts = {
+      round: [this.#round.classCounts],
+      guessed: [this.#round.predictedClassCounts],
+      all: this.#rounds.map((round) => round.classCounts),
+    }[chosen];
     const sums = new Map(this.#classes.map((entry) => [entry.name, 0]));
-    for (const round of rounds) for (const { name, count } of round.classCounts) sums.set(name, (sums.get(name) ?? 0) + count);
+    for (const { name, count } of counts.flat()) sums.set(name, (sums.get(name) ?? 0) + count);
     const colours = new Map(this.#classes.map((entry) => [entry.name, entry.colour]));
     const rows = Array.from(sums, ([name, count]) => ({ name, count, colour: colours.get(name) ?? "var(--muted)" }));
     const isEmpty = rows.every((row) => row.count === 0);

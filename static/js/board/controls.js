@@ -32,6 +32,11 @@ export class Controls {
     );
   }
 
+  /** Asks, and carries a command out. */
+  run(name) {
+    return this.#command(name);
+  }
+
   #button(name) {
     const words = text.controls[name];
     const kind = name === "start" || name === "retry" || name === "resume" ? "button accent" : "button";

@@ -1,4 +1,4 @@
-// What may still change while a project runs: budget, batch size, guidelines, guesses. Owns the form; only changed fields are sent.
+// What may still change while a project runs: budget, batch size, guidelines, guesses, classes. Owns the form; only changed fields are sent.
 
 import { Problem, patch, projectPath } from "../api.js";
 import { element } from "../dom.js";
@@ -6,6 +6,7 @@ import { field, numberInput, showFieldErrors, tickBox } from "../form.js";
 import { confirm, openDialog, toast, toastProblem } from "../shell.js";
 import { amount } from "../format.js";
 import { text } from "../text.js";
+import { ClassEditor } from "./class_editor.js";
 
 /** Opens the form for `project`; `changed` is called after the service has taken it. */
 export function openSettings(project, changed) {
@@ -16,6 +17,7 @@ export function openSettings(project, changed) {
     guidelines: element("textarea", { rows: 8, maxlength: 20000 }, project.guidelines),
     suggestions: tickBox("show_suggestions", text.newProject.suggestions, project.showSuggestions),
     lookAhead: tickBox("look_ahead", text.newProject.lookAhead, project.lookAhead),
+    classes: new ClassEditor(project.classes),
   };
   const submit = async (event) => {
     event.preventDefault();
@@ -37,6 +39,13 @@ export function openSettings(project, changed) {
     field("guidelines", words.guidelines, inputs.guidelines, words.guidelinesHint),
     inputs.suggestions.element,
     inputs.lookAhead.element,
+    element(
+      "details",
+      { class: "more" },
+      element("summary", {}, words.classes),
+      element("p", { class: "hint" }, words.classesHint),
+      inputs.classes.element,
+    ),
     element("div", { class: "dialog-actions" }, element("button", { type: "submit", class: "button primary" }, words.submit)),
   );
   const dialog = openDialog({ title: words.title, body: form, wide: true });
@@ -50,11 +59,13 @@ function readChanges(inputs, project) {
     show_suggestions: [inputs.suggestions.input.checked, project.showSuggestions],
     look_ahead: [inputs.lookAhead.input.checked, project.lookAhead],
   };
-  return Object.fromEntries(
+  const changes = Object.fromEntries(
     Object.entries(wanted)
       .filter(([, [now, before]]) => now !== before)
       .map(([name, [now]]) => [name, now]),
   );
+  const classes = inputs.classes.changes();
+  return classes === null ? changes : { ...changes, classes };
 }
 
 async function save(project, changes, form) {

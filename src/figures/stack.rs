@@ -1,22 +1,6 @@
-//! What all figures share: ink that follows the page, a name for screen readers, and figures below one another.
+//! Several figures below one another in one document.
 
 use std::fmt::Write;
-
-use plotters::style::RGBColor;
-
-/// Stands for the reader's text colour until the drawing is done; no series has it.
-pub(super) const INK: RGBColor = RGBColor(1, 1, 1);
-const INK_HEX: &str = "#010101";
-
-/// Gives a drawing the reader's ink and its name.
-pub(super) fn finish(svg: &str, title: &str) -> String {
-    let title = escape(title);
-    svg.replace(INK_HEX, "currentColor").replacen(
-        "<svg ",
-        &format!("<svg role=\"img\" aria-label=\"{title}\" "),
-        1,
-    )
-}
 
 /// Several figures below one another in one document; a single one stays as it is.
 #[must_use]
@@ -43,10 +27,6 @@ fn attribute(svg: &str, name: &str) -> f64 {
     let marker = format!(" {name}=\"");
     let value = svg.split_once(marker.as_str()).and_then(|(_, rest)| rest.split_once('"'));
     value.and_then(|(value, _)| value.parse().ok()).unwrap_or_default()
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -1,0 +1,77 @@
+// The parts of a project's page, one in sight at a time. Owns which, the keys between them, and the address's fragment, by which a link leads
+// to a part.
+
+import { element } from "../dom.js";
+
+export class Tabs {
+  #tabs;
+  #changed;
+  #current = null;
+
+  /** `tabs` is `[{id, title, content}]`; `changed` gets the id of the part that came into sight. */
+  constructor(label, tabs, changed) {
+    this.#tabs = tabs.map((tab) => ({ ...tab, button: this.#button(tab), panel: panel(tab) }));
+    this.#changed = changed;
+    this.list = element("div", { class: "tabs", role: "tablist", "aria-label": label }, this.#tabs.map((tab) => tab.button));
+    this.panels = this.#tabs.map((tab) => tab.panel);
+    this.list.addEventListener("keydown", (event) => this.#press(event));
+    addEventListener("hashchange", () => this.#follow());
+    this.#follow();
+  }
+
+  /** The id of the part in sight. */
+  get current() {
+    return this.#current;
+  }
+
+  /** Brings a part into sight. */
+  choose(id, { focus = false } = {}) {
+    const chosen = this.#tabs.find((tab) => tab.id === id) ?? this.#tabs[0];
+    for (const tab of this.#tabs) {
+      const isChosen = tab === chosen;
+      tab.button.setAttribute("aria-selected", String(isChosen));
+      tab.button.tabIndex = isChosen ? 0 : -1;
+      tab.panel.hidden = !isChosen;
+    }
+    if (focus) chosen.button.focus();
+    if (this.#current === chosen.id) return;
+    const isFirst = this.#current === null;
+    this.#current = chosen.id;
+    if (!isFirst) {
+      history.replaceState(null, "", `#${chosen.id}`);
+      this.#changed(chosen.id);
+    }
+  }
+
+  /** A number beside a part's title; an empty one takes it away. */
+  note(id, words) {
+    const tab = this.#tabs.find((other) => other.id === id);
+    if (tab) tab.button.lastChild.textContent = words;
+  }
+
+  #follow() {
+    this.choose(location.hash.slice(1));
+  }
+
+  #press(event) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const at = this.#tabs.findIndex((tab) => tab.id === this.#current);
+    const to = step ? (at + step + this.#tabs.length) % this.#tabs.length : { Home: 0, End: this.#tabs.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    this.choose(this.#tabs[to].id, { focus: true });
+  }
+
+  #button({ id, title }) {
+    return element(
+      "button",
+      { type: "button", class: "tab", role: "tab", id: `tab-${id}`, "aria-controls": `part-${id}`, on: { click: () => this.choose(id) } },
+      title,
+      element("span", { class: "tab-note" }),
+    );
+  }
+}
+
+function panel({ id, content }) {
+  return element("div", { class: "part", role: "tabpanel", id: `part-${id}`, "aria-labelledby": `tab-${id}` }, content);
+}

@@ -206,6 +206,8 @@ class LabelPage {
       return;
     }
     this.#isGrid = !this.#isGrid;
+    // Whoever asks for many wants those, too, that came back to be shown alone.
+    if (this.#isGrid) this.#aside.clear();
     this.gridTool.setAttribute("aria-pressed", String(this.#isGrid));
     this.#resizeGrid();
   }

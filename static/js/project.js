@@ -112,9 +112,9 @@ class ProjectPage {
       grid(
         panel(text.curve.title, parts.curve.element, "wide later", parts.curve.choice),
         panel(text.feed.title, parts.feed.element, ""),
-        panel(text.rounds.title, parts.rounds.element, "wide later"),
+        panel(text.rounds.title, parts.rounds.element, "full later"),
+        parts.labelers && panel(text.labelers.title, parts.labelers.element, "wide later"),
         panel(text.models.title, parts.models.element, "later"),
-        parts.labelers && panel(text.labelers.title, parts.labelers.element, "full later"),
       ),
     ];
     const words = text.board.partNames;

@@ -29,7 +29,7 @@ test("an empty server leads from a new project to the first label", async () => 
   await page.waitForURL(`**/projects/${NAME}*`);
   await page.getByRole("tab", { name: "Images", selected: true }).waitFor();
   await page.locator("#import-files").setInputFiles(images(48));
-  await page.getByText("48 added").waitFor();
+  await page.locator(".report").getByText("48 added").waitFor();
   const next = page.getByRole("region", { name: "What to do next" });
   await next.getByRole("button", { name: "Start" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Start" }).click();

@@ -153,7 +153,9 @@ class ProjectPage {
       models: async () => this.#showModels((await page(projectPath(this.#name, "/models"))).items),
       labelers: async () => this.#showLabelers(),
     };
-    await Promise.allSettled(names.map((name) => readers[name]()));
+    // The project comes first, since others show what it says.
+    if (names.includes("project")) await Promise.allSettled([readers.project()]);
+    await Promise.allSettled(names.filter((name) => name !== "project").map((name) => readers[name]()));
   }
 
   #schedule() {

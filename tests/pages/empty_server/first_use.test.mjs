@@ -36,7 +36,7 @@ test("an empty server leads from a new project to the first label", async () => 
   await page.getByRole("tab", { name: "Overview", selected: true }).waitFor();
   await page.getByRole("img", { name: /present: Labeling/ }).waitFor();
 
-  await next.getByRole("link", { name: "Label images" }).click();
+  await next.getByRole("link", { name: "Label the first batch" }).click();
   await page.locator("img.shown").waitFor();
   await page.keyboard.press("1");
   await page.locator(".answer-toast").getByText("top").waitFor();

@@ -131,7 +131,7 @@ test("the board follows a round through its training to the next batch", { timeo
   await page.goto(`/projects/${service.project}`);
   await page.getByRole("img", { name: /present: Labeling/ }).waitFor();
   const { round } = await api("GET", projectPath());
-  await answerRest();
+  await answerRest(round.number);
   await page.getByRole("button", { name: `Round ${round.number + 1}` }).waitFor();
   await page.getByRole("img", { name: /present: Labeling/ }).waitFor();
   page.setDefaultTimeout(30_000);
@@ -163,14 +163,19 @@ test("the board follows a round through its training to the next batch", { timeo
   await context.close();
 });
 
-/** Answers what is left of the round as a program would. */
-async function answerRest() {
+/** Answers what is left of round `number` as a program would, and nothing that is asked ahead of the next. */
+async function answerRest(number) {
   const project = await api("GET", projectPath());
   const names = project.classes.map((entry) => entry.name);
   for (;;) {
+    const { round } = await api("GET", projectPath());
+    if (round.number > number || round.state !== "labeling") return;
     const { tasks } = await api("POST", projectPath("/leases"), { count: 20, resume: true });
-    if (tasks.length === 0) return;
-    const labels = tasks.map((task, index) => ({ task: task.task, class: names[index % names.length], attempt: task.attempt }));
-    await api("POST", projectPath("/labels"), { labels });
+    const due = tasks.filter((task) => task.round === number);
+    const labels = due.map((task, index) => ({ task: task.task, class: names[index % names.length], attempt: task.attempt }));
+    if (labels.length > 0) await api("POST", projectPath("/labels"), { labels });
+    if (tasks.length > due.length) await api("POST", projectPath("/leases/release"), {});
+    // Somebody else holds the rest, or the round is about to move.
+    if (labels.length === 0) await new Promise((resolve) => setTimeout(resolve, 200));
   }
 }

@@ -52,6 +52,11 @@ test: packages check ## Run every test: lints, units, database, the real binary,
 	npm --prefix tests/pages ci --no-fund --no-audit
 	cargo test --locked
 
+.PHONY: screenshots
+screenshots: packages ## Take the README's pictures of the gleaner at GLEANER_TEST_URL (with GLEANER_TEST_TOKEN and GLEANER_TEST_PROJECT)
+	npm --prefix tests/pages ci --no-fund --no-audit
+	cd tests/pages && node screenshots.mjs ../../docs/images
+
 .PHONY: check
 check: ## Formatting, lints and documentation
 	cargo fmt --check

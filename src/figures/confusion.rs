@@ -88,9 +88,11 @@ fn draw(
         }
     }
     let right = text_style(12, HPos::Right);
-    let upwards =
-        TextStyle::from(("sans-serif", 12).into_font().transform(FontTransform::Rotate270).color(&INK))
-            .pos(Pos::new(HPos::Left, VPos::Center));
+    let upwards = ("sans-serif", 12)
+        .into_font()
+        .transform(FontTransform::Rotate270)
+        .color(&INK)
+        .pos(Pos::new(HPos::Left, VPos::Center));
     let small = text_style(11, HPos::Center);
     for (index, &class) in shown.iter().enumerate() {
         let middle = place(index) + cell / 2;
@@ -109,7 +111,7 @@ fn draw(
 }
 
 fn text_style(size: u32, across: HPos) -> TextStyle<'static> {
-    TextStyle::from(("sans-serif", size).into_font().color(&INK)).pos(Pos::new(across, VPos::Center))
+    ("sans-serif", size).into_font().color(&INK).pos(Pos::new(across, VPos::Center))
 }
 
 /// Right guesses in one colour, mistakes in another; never so dark that ink on it can't be read in either theme.

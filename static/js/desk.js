@@ -14,6 +14,12 @@ const REFILL_LAG = 4;
 /** Without a key or a touch for so long, leases are left to expire. */
 const IDLE_MS = 4 * 60_000;
 const OFFLINE_RETRY_SECONDS = 3;
+/**
+ * At the border of a batch the next images come within moments of the last answer: with nothing left the desk looks in short order, before it
+ * keeps to the service's own time.
+ */
+const BORDER_REASONS = ["training", "scoring", "batch_leased_out"];
+const BORDER_LOOKS_MS = [60, 90, 140, 200, 300, 450, 700];
 
 /** Events: `change` (the tasks or the reason to wait changed), `lapsed` (the task on show was lost: its lease ran out). */
 export class Desk extends EventTarget {
@@ -26,6 +32,7 @@ export class Desk extends EventTarget {
   #busy = false;
   #again = false;
   #retryTimer = null;
+  #borderLooks = 0;
   #renewTimer = null;
   #leaseMs = 300_000;
   #activeAt = Date.now();
@@ -201,11 +208,14 @@ export class Desk extends EventTarget {
   #setWait(wait) {
     if (!wait) {
       this.wait = null;
+      this.#borderLooks = 0;
       return;
     }
-    const seconds = Math.max(1, wait.retry_after_seconds ?? 5);
-    this.wait = { reason: wait.reason, retryAt: Date.now() + seconds * 1000 };
-    this.#retryTimer = setTimeout(() => this.refill(), seconds * 1000);
+    const isBorder = this.#tasks.length === 0 && BORDER_REASONS.includes(wait.reason);
+    const soon = isBorder ? BORDER_LOOKS_MS[this.#borderLooks++] : undefined;
+    const ms = soon ?? Math.max(1, wait.retry_after_seconds ?? 5) * 1000;
+    this.wait = { reason: wait.reason, retryAt: Date.now() + ms };
+    this.#retryTimer = setTimeout(() => this.refill(), ms);
   }
 
   #stall(error) {

@@ -17,11 +17,14 @@ import { readProject, readRound } from "./shapes.js";
 import { isOperator, layOut, openDialog, openPage, projectFromAddress, toast, toastProblem } from "./shell.js";
 import { listenForSwipes } from "./swipe.js";
 import { text } from "./text.js";
+import { barTool, fact, tool } from "./tools.js";
 import { Viewer } from "./viewer.js";
 import { WaitingCard, progressBar } from "./waiting.js";
 
 const FOLLOW_MS = 4000;
 const LEAVE_MS = 2000;
+/** So long an image that was answered stays, dimmed, before the page says that there is nothing to do: a batch's border is crossed by then. */
+const PASSING_MS = 800;
 /** A glance of over ten minutes was a break, not a look. */
 const LOOK_SECONDS_MAX = 600;
 
@@ -40,6 +43,8 @@ class LabelPage {
   #toast;
   #shown = null;
   #shownAt = 0;
+  #passingUntil = 0;
+  #isNoting = false;
   #undoing = false;
   #isGrid = false;
   /** Tasks that were marked in the grid, to be shown alone. */
@@ -134,10 +139,7 @@ class LabelPage {
   #listen() {
     this.#desk.addEventListener("change", () => this.#render());
     this.#desk.addEventListener("lapsed", () => toast(text.label.lapsed));
-    this.#answers.addEventListener("change", () => {
-      this.#showCounts();
-      this.#recent.show();
-    });
+    this.#answers.addEventListener("change", () => this.#noteLater());
     this.#answers.addEventListener("round", ({ detail }) => this.#setRound(readRound(detail)));
     this.#answers.addEventListener("lost", ({ detail }) =>
       toast(text.label.lost(detail.name, detail.outcome), { tone: "bad", lasting: true }),
@@ -158,9 +160,11 @@ class LabelPage {
 
   #render() {
     const task = this.#desk.current;
+    const isPassing = !task && this.#isPassing();
+    this.stage.classList.toggle("passing", isPassing);
     if (!task) {
       this.#shown = null;
-      this.#showWait(this.#desk.wait ?? { reason: "loading", retryAt: null });
+      if (!isPassing) this.#showWait(this.#desk.wait ?? { reason: "loading", retryAt: null });
       return;
     }
     const many = this.#gridTasks();
@@ -172,6 +176,17 @@ class LabelPage {
     if (task.isBroken) this.#showBroken(task);
     else if (task.isLoaded) this.#show(task);
     else this.#showWhenLoaded(task);
+  }
+
+  /** Whether the last image still stands in for the next, which is about to come. */
+  #isPassing() {
+    if (this.#shown) {
+      this.#passingUntil = performance.now() + PASSING_MS;
+      this.#classes.suggest([]);
+      this.#classes.setEnabled(false);
+      setTimeout(() => this.#render(), PASSING_MS);
+    }
+    return performance.now() < this.#passingUntil;
   }
 
   #show(task) {
@@ -206,6 +221,8 @@ class LabelPage {
       return;
     }
     this.#isGrid = !this.#isGrid;
+    // Whoever asks for many wants those, too, that came back to be shown alone.
+    if (this.#isGrid) this.#aside.clear();
     this.gridTool.setAttribute("aria-pressed", String(this.#isGrid));
     this.#resizeGrid();
   }
@@ -377,6 +394,18 @@ class LabelPage {
     return entry ? () => this.#answer(entry) : null;
   }
 
+  /** Counts and the latest answers can wait until the next image is on the screen. */
+  #noteLater() {
+    if (this.#isNoting) return;
+    this.#isNoting = true;
+    const note = () => {
+      this.#isNoting = false;
+      this.#showCounts();
+      this.#recent.show();
+    };
+    requestAnimationFrame(() => setTimeout(note));
+  }
+
   #showCounts() {
     const { sessionCount, dayCount, pace } = this.#answers;
     replaceChildren(
@@ -432,7 +461,7 @@ class LabelPage {
       return;
     }
     this.#showBatch();
-    if (!this.#desk.current && this.#desk.wait) this.#showWait(this.#desk.wait);
+    if (!this.#desk.current && this.#desk.wait && performance.now() >= this.#passingUntil) this.#showWait(this.#desk.wait);
   }
 
   /** Before a link is followed, leases go back so that others can take the tasks. */
@@ -449,30 +478,6 @@ class LabelPage {
     // Answers are on disk and leases expire, so a slow service needn't hold anybody back.
     await Promise.race([done, new Promise((resolve) => setTimeout(resolve, LEAVE_MS))]);
   }
-}
-
-function tool(symbol, label, key, run, isWide = false) {
-  return element(
-    "button",
-    {
-      type: "button",
-      class: isWide ? "tool wide-only" : "tool named",
-      title: `${label} (${key})`,
-      "aria-label": label,
-      on: { click: run },
-    },
-    icon(symbol),
-    isWide ? null : element("span", { "aria-hidden": "true" }, label),
-    isWide ? null : element("kbd", { "aria-hidden": "true" }, key),
-  );
-}
-
-function barTool(symbol, label, run) {
-  return element("button", { type: "button", class: "icon-button", "aria-label": label, title: label, on: { click: run } }, icon(symbol));
-}
-
-function fact(value, label) {
-  return element("div", { class: "fact" }, element("strong", {}, value), element("span", {}, label));
 }
 
 openPage(async () => {

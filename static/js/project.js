@@ -112,9 +112,9 @@ class ProjectPage {
       grid(
         panel(text.curve.title, parts.curve.element, "wide later", parts.curve.choice),
         panel(text.feed.title, parts.feed.element, ""),
-        panel(text.rounds.title, parts.rounds.element, "wide later"),
+        panel(text.rounds.title, parts.rounds.element, "full later"),
+        parts.labelers && panel(text.labelers.title, parts.labelers.element, "wide later"),
         panel(text.models.title, parts.models.element, "later"),
-        parts.labelers && panel(text.labelers.title, parts.labelers.element, "full later"),
       ),
     ];
     const words = text.board.partNames;
@@ -153,7 +153,9 @@ class ProjectPage {
       models: async () => this.#showModels((await page(projectPath(this.#name, "/models"))).items),
       labelers: async () => this.#showLabelers(),
     };
-    await Promise.allSettled(names.map((name) => readers[name]()));
+    // The project comes first, since others show what it says.
+    if (names.includes("project")) await Promise.allSettled([readers.project()]);
+    await Promise.allSettled(names.filter((name) => name !== "project").map((name) => readers[name]()));
   }
 
   #schedule() {

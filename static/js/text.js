@@ -335,6 +335,7 @@ export const text = {
     title: "What to do next",
     steps: ["Bring images in", "Start", "The model looks at them", "Label the first batch"],
     toImages: "Bring images in",
+    toLabel: "Label the first batch",
     empty: "The project is made. It needs images: a folder, an archive, or files from your computer.",
     importing: "Images are being read. Those that can't be read are listed by name, and the rest goes on.",
     ready: "The images are in. Start when they are all there; more may come later.",

@@ -21,7 +21,7 @@ async fn keep_overview(app: &App) {
     let items = app.get("/api/v1/projects/p/items").await.expect(200);
     let points: Vec<Value> = items["items"]
         .as_array()
-        .unwrap()
+        .expect("items")
         .iter()
         .enumerate()
         .map(|(place, item)| json!({"item": item["id"], "x": place, "y": 0.5}))
@@ -30,7 +30,11 @@ async fn keep_overview(app: &App) {
     let overview = json!({
         "explained": [0.4, 0.2], "points": points, "uncertainty": histogram, "pretext_loss": null
     });
-    app.state.blob.put("projects/p/overviews/1.json", overview.to_string().into_bytes()).await.unwrap();
+    app.state
+        .blob
+        .put("projects/p/overviews/1.json", overview.to_string().into_bytes())
+        .await
+        .expect("a blob");
     app.sql(
         "insert into job (id, project, kind, subject, state, request, outcome)
          select gen_random_uuid(), id, 'select', 'round-1', 'done', '{}', '{\"overview\": \"projects/p/overviews/1.json\"}' from project",

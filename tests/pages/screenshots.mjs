@@ -30,6 +30,7 @@ for (const colorScheme of ["light", "dark"]) {
     await page.keyboard.press("u");
     await page.getByText("Took back").waitFor();
   }
+  await page.locator(".answer-toast.gone").waitFor({ state: "attached" });
   await page.keyboard.press("?");
   await shoot("help");
   await page.keyboard.press("Escape");

@@ -47,7 +47,7 @@ export class NextStep {
       element("button", { type: "button", class: "button primary", on: { click: () => this.#act(name) } }, words);
     if (state === "empty") return button(text.nextStep.toImages, "images");
     if (state === "ready") return button(text.controls.start.label, "start");
-    if (state === "labeling") return element("a", { class: "button primary", href: this.href }, text.projects.label);
+    if (state === "labeling") return element("a", { class: "button primary", href: this.href }, text.nextStep.toLabel);
     return null;
   }
 }

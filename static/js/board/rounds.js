@@ -5,6 +5,9 @@ import { count, dayAndTime, percent } from "../format.js";
 import { text } from "../text.js";
 import { span } from "./summary.js";
 
+/** What would be written as 0.0. */
+const LEAST_GAIN = 0.0005;
+
 export class Rounds {
   #choose;
 
@@ -61,7 +64,7 @@ export class Rounds {
         "td",
         { class: "number" },
         percent(round.testAccuracy),
-        gain !== null && element("span", { class: gain >= 0 ? "gain" : "gain down" }, signed(gain)),
+        gain !== null && Math.abs(gain) >= LEAST_GAIN && element("span", { class: gain > 0 ? "gain" : "gain down" }, signed(gain)),
       ),
       element("td", {}, dayAndTime(round.openedAt)),
       element("td", { class: "number" }, span(round.openedAt, round.closedAt)),

@@ -29,14 +29,14 @@ test("an empty server leads from a new project to the first label", async () => 
   await page.waitForURL(`**/projects/${NAME}*`);
   await page.getByRole("tab", { name: "Images", selected: true }).waitFor();
   await page.locator("#import-files").setInputFiles(images(48));
-  await page.getByText("48 added").waitFor();
+  await page.locator(".report").getByText("48 added").waitFor();
   const next = page.getByRole("region", { name: "What to do next" });
   await next.getByRole("button", { name: "Start" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Start" }).click();
   await page.getByRole("tab", { name: "Overview", selected: true }).waitFor();
   await page.getByRole("img", { name: /present: Labeling/ }).waitFor();
 
-  await next.getByRole("link", { name: "Label images" }).click();
+  await next.getByRole("link", { name: "Label the first batch" }).click();
   await page.locator("img.shown").waitFor();
   await page.keyboard.press("1");
   await page.locator(".answer-toast").getByText("top").waitFor();

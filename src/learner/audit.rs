@@ -160,7 +160,7 @@ impl Fitter<'_, '_> {
                 let is_right = |fit: &Fit| self.is_right(fit, table, row, class);
                 (is_right(&of_random), is_right(&of_queried))
             };
-            let judged = match self.input.test {
+            let judged: Vec<(bool, bool)> = match self.input.test {
                 Some((table, classes)) => {
                     classes.iter().enumerate().map(|(row, class)| judge(table, row, *class)).collect()
                 }
@@ -169,7 +169,7 @@ impl Fitter<'_, '_> {
                     .map(|item| judge(self.input.table, item.index, item.class))
                     .collect(),
             };
-            tally.add(judged, self.input.test.is_some());
+            tally.add(&judged, self.input.test.is_some());
         }
         Ok(tally.finish(drawn_count))
     }
@@ -218,7 +218,7 @@ struct Tally {
 
 impl Tally {
     /// `again`: the items are those of the draw before.
-    fn add(&mut self, judged: Vec<(bool, bool)>, again: bool) {
+    fn add(&mut self, judged: &[(bool, bool)], again: bool) {
         let number = |right: bool| f64::from(u8::from(right));
         let differences: Vec<f64> =
             judged.iter().map(|(random, queried)| number(*queried) - number(*random)).collect();

@@ -86,3 +86,32 @@ bench-selection: ## Compare core_set and badge with numpy over 50,000 x 512, cho
 	worker=$$(cargo bench --locked --bench selection --no-run --message-format=json \
 	  | sed -n 's/.*"name":"selection".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1); \
 	$(PEERS)/bin/python benches/peers/selection.py --worker "$$worker" $(SELECTION_FLAGS)
+
+# Each figure of the paper: its strategies beside chance and margin, five rounds of 1,000, seeds paired. The sizes are what two cores finish in
+# three hours; FIGURE_FLAGS replaces any of them, as on a GPU: --backbone resnet18 --pretext-epochs 15 --seeds 5. A second call goes on.
+FIGURES ?= target/figures
+FIGURE_STRATEGIES := deep_active,entropy,pretext,margin,random
+# $(call figure,data set,pretext task,its size)
+define figure
+	target/release/gleaner simulate --dataset $(1) --pretext $(2) --strategies $(FIGURE_STRATEGIES) --query 1000 --rounds 5 $(3) \
+	  --out $(FIGURES)/$(1)-$(2) $(FIGURE_FLAGS)
+endef
+CIFAR10_SOURCE = --source $(or $(CIFAR10),$(error say where CIFAR-10 lies: make $@ CIFAR10=cifar-10-binary.tar.gz))
+
+.PHONY: figure-fashion-mnist-rotation
+figure-fashion-mnist-rotation: build ## Draw the paper's figure of Fashion-MNIST with rotation
+	$(call install,dataset-fashion-mnist)
+	$(call figure,fashion-mnist,rotation,--pretext-epochs 2 --seeds 5)
+
+.PHONY: figure-fashion-mnist-moco
+figure-fashion-mnist-moco: build ## Draw the paper's figure of Fashion-MNIST with MoCo
+	$(call install,dataset-fashion-mnist)
+	$(call figure,fashion-mnist,moco,--pretext-epochs 5 --seeds 3)
+
+.PHONY: figure-cifar10-rotation
+figure-cifar10-rotation: build ## Draw the paper's figure of CIFAR-10 with rotation; CIFAR10=path
+	$(call figure,cifar10,rotation,$(CIFAR10_SOURCE) --pretext-epochs 5 --seeds 3)
+
+.PHONY: figure-cifar10-moco
+figure-cifar10-moco: build ## Draw the paper's figure of CIFAR-10 with MoCo; CIFAR10=path
+	$(call figure,cifar10,moco,$(CIFAR10_SOURCE) --pretext-epochs 5 --seeds 3)

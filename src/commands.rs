@@ -13,6 +13,7 @@ use crate::telemetry;
 
 mod answer;
 mod check;
+mod dataset;
 mod demo;
 mod export;
 mod house;
@@ -22,6 +23,7 @@ mod openapi;
 mod progress;
 mod serve;
 mod service;
+mod simulate;
 mod token;
 mod worker;
 
@@ -47,6 +49,8 @@ enum Command {
     Import(import::Arguments),
     /// Label open tasks from known answers through the REST API, as an external tool would
     Answer(answer::Arguments),
+    /// Compare strategies on a data set whose answers are known, without a server
+    Simulate(simulate::Arguments),
     /// Write labels, predictions, tasks or a model to a file or standard output
     Export(export::Arguments),
     /// Create, list and revoke tokens
@@ -95,6 +99,7 @@ async fn perform(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(config, arguments).await,
         Command::Import(arguments) => import::run(config, arguments).await,
         Command::Answer(arguments) => answer::run(config, arguments).await,
+        Command::Simulate(arguments) => simulate::run(config, arguments).await,
         Command::Export(arguments) => export::run(config, arguments).await,
         Command::Token(arguments) => token::run(config, arguments).await,
         Command::Migrate => migrate::run(config).await,

@@ -5,6 +5,7 @@
 
 pub mod agreement;
 pub mod budget;
+pub mod class_folder;
 pub mod content_hash;
 pub mod event;
 pub mod field_error;
@@ -22,6 +23,7 @@ pub mod role;
 pub mod round;
 pub mod seed;
 pub mod settings;
+pub mod statistics;
 pub mod stopping;
 pub mod strategy;
 pub mod task;

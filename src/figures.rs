@@ -4,5 +4,9 @@
 //! figure suits light and dark pages; series have the colours of Okabe and Ito, told apart by every common kind of colour blindness.
 
 mod curve;
+mod penalty;
+mod svg;
 
 pub use curve::{CurveAxis, CurveFigure, CurvePoint, CurveSeries, curve_svg};
+pub use penalty::{PenaltyFigure, penalty_svg};
+pub use svg::stack_svg;

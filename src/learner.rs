@@ -1,4 +1,4 @@
-//! Algorithm 1 without its labels: pretrain, embed, measure `v`, fine-tune, evaluate and score, and `round_step`, which is the loop's body.
+//! Algorithm 1 without its labels: pretrain, embed, measure `v`, fine-tune, evaluate and score; `round_step` is the loop's body.
 //!
 //! Everything here is synchronous and belongs on the thread that owns the device: the engine's, or that of `simulate` and `replay`. A hook
 //! is called once a mini-batch (progress in, stop out); unfinished training leaves through a sink and comes back as `resume`. Every draw is
@@ -6,6 +6,7 @@
 //! same bits, wherever training was interrupted. Method: Shi & Zhou 2023, doi 10.1007/s11704-022-2189-z.
 
 pub mod audit;
+pub mod candidates;
 mod dropout;
 pub mod embed;
 pub mod evaluate;
@@ -31,13 +32,14 @@ use crate::domain::project::ClassIndex;
 use crate::nn::NnError;
 
 pub use audit::{AuditFindings, AuditInput, Comparison, audit};
+pub use candidates::{CandidateColumns, JoinedTables, TableRows};
 pub use embed::embed;
 pub use evaluate::{Evaluation, evaluate, evaluate_embeddings};
 pub use fine_tune::fine_tune;
 pub use fine_tune_head::fine_tune_head;
 pub use pretext_loss::pretext_losses;
-pub use pretrain::pretrain;
-pub use round_step::{RoundInput, RoundOutcome, round_step};
+pub use pretrain::{pretext_run, pretrain};
+pub use round_step::{RoundInput, TrainedRound, score_round, train_round};
 pub use score::{predict, score, score_embeddings};
 pub use tables::{Column, EmbeddingTable, PretextLossTable, ScoreColumns, ScoreRow, ScoreTable};
 

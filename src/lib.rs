@@ -24,10 +24,12 @@ pub mod events;
 pub mod outbound;
 pub mod store;
 
+pub mod export;
 pub mod figures;
 pub mod import;
 pub mod labeling;
 pub mod rounds;
+pub mod simulate;
 pub mod worker;
 
 pub mod commands;

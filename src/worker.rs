@@ -12,6 +12,7 @@ mod embed;
 mod finish;
 mod import;
 mod materials;
+mod predictions;
 mod pretext_loss;
 mod pretrain;
 mod publishing;
@@ -41,6 +42,7 @@ use crate::telemetry::metric;
 use attempt::{Attempt, StopReason};
 use finish::Finished;
 use materials::Materials;
+pub use predictions::{PredictedItem, PredictionShards, predict_unlabeled};
 
 /// How long a claim holds without a heartbeat; a killed worker's job is taken over after it.
 const LEASE: Duration = Duration::from_secs(10);
@@ -61,7 +63,7 @@ const LEARNING: [JobKind; 7] = [
 
 /// Why a job's body ended without a result.
 #[derive(Debug, thiserror::Error)]
-enum BodyError {
+pub enum BodyError {
     /// The attempt was told to stop; the reason stands in the attempt.
     #[error("stopped")]
     Stopped,

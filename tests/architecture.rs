@@ -42,7 +42,9 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rounds",
         ],
     ),
+    ("export", &[]),
     ("figures", &["domain"]),
+    ("simulate", &["domain", "vision", "nn", "acquisition", "learner", "import", "figures"]),
     (
         "http",
         &[
@@ -59,6 +61,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "import",
             "labeling",
             "rounds",
+            "export",
             "figures",
         ],
     ),
@@ -81,6 +84,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rounds",
             "worker",
             "figures",
+            "simulate",
+            "export",
             "http",
         ],
     ),
@@ -97,7 +102,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("object_store", &["blob"]),
     ("reqwest", &["outbound"]),
     ("plotters", &["figures"]),
-    ("clap", &["domain", "config", "commands"]),
+    ("parquet", &["export"]),
+    ("clap", &["domain", "config", "simulate", "commands"]),
     ("indicatif", &["commands"]),
     (
         "tokio",

@@ -4,8 +4,6 @@
 //! shows the progress and prints a link that signs the labelling page in. Run again it goes on where it was. The answers that the data set knows are
 //! written beside the data for `gleaner answer`; the service itself never sees them.
 
-mod dataset;
-
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,13 +12,13 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::dataset::Dataset;
 use super::house::{Entry, House};
 use super::progress::Progress;
 use super::service::{ServeRole, Service};
 use super::stop_asked;
 use crate::config::Config;
 use crate::outbound::ApiClient;
-use dataset::Dataset;
 
 /// How often the project is asked how far it is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -135,7 +133,7 @@ fn settings(dataset: &Dataset, arguments: &Arguments) -> Value {
     json!({
         "name": dataset.project, "classes": dataset.classes, "image": dataset.image,
         "pretext": {"kind": "rotation", "epochs": epochs, "rotations_per_image": rotations},
-        "fine_tune": {"mode": mode, "epochs": 20},
+        "fine_tune": {"mode": mode},
         // Over the whole pool `v` tells classes apart (a bag looks alike upside down), so its ranks are taken within the predicted class.
         "strategy": {"kind": "deep_active", "lambda": 1.0, "normalization": "class_rank", "uncertainty": "margin"},
         "budget": arguments.budget, "batch_size": arguments.batch_size,

@@ -1,37 +1,62 @@
-//! `gleaner export`: labels or a model to a file or standard output, without HTTP.
+//! `gleaner export`: labels, tasks, predictions or a model to a file, a folder or standard output, without HTTP.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+mod folder;
+mod rows;
+mod target;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, pin_mut};
-use tokio::io::AsyncWriteExt;
 
 use super::house::{Entry, House};
 use super::token::find_project;
 use crate::config::Config;
 use crate::domain::ids::ProjectId;
-use crate::http::v1::exports::{ExportFormat, label_pages};
+use crate::export::Form;
+use crate::http::v1::exports::{LabelForm, label_pages};
 use crate::store::{model, project};
+use target::Target;
 
 /// What is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Content {
     /// Accepted labels that weren't undone
     Labels,
+    /// What the published model thinks of every image that has no label yet
+    Predictions,
+    /// Every image that was asked, with all that led to its being asked
+    Tasks,
     /// Weights of the published model, safetensors with torchvision's key names
     Model,
 }
 
-/// The form of exported labels.
+/// The form of what is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
+enum Format {
     /// Comma-separated values with a header
     Csv,
     /// One JSON object a line
     Jsonl,
+    /// Apache Parquet
+    Parquet,
+    /// The labelled images themselves, a folder for each class (labels only; --out names the folder)
+    Folder,
+}
+
+impl Format {
+    fn form(self) -> anyhow::Result<Form> {
+        match self {
+            Self::Csv => Ok(Form::Csv),
+            Self::Jsonl => Ok(Form::Jsonl),
+            Self::Parquet => Ok(Form::Parquet),
+            Self::Folder => {
+                bail!("only labels can be written as a folder of images; choose csv, jsonl or parquet")
+            }
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -41,10 +66,10 @@ pub struct Arguments {
     /// What to write
     #[arg(long, value_enum, default_value = "labels")]
     what: Content,
-    /// Form of the labels
+    /// Form of labels, predictions and tasks
     #[arg(long, value_enum, default_value = "csv")]
-    format: Form,
-    /// File to write; standard output when absent
+    format: Format,
+    /// File to write, standard output when absent; the folder of `--format folder`
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -63,45 +88,21 @@ async fn export(house: &House, arguments: &Arguments) -> anyhow::Result<()> {
         let mut connection = house.store.acquire().await?;
         find_project(&mut connection, &arguments.project).await?
     };
+    if (arguments.what, arguments.format) == (Content::Labels, Format::Folder) {
+        let folder = arguments.out.as_deref().context("--format folder needs --out, the folder to write")?;
+        return folder::write(house, project, folder).await;
+    }
+    // Asked before a file is made, so that a refusal leaves none.
+    let form = arguments.format.form();
+    let form = if arguments.what == Content::Model { Form::Csv } else { form? };
     let mut target = Target::open(arguments.out.as_deref()).await?;
     match arguments.what {
-        Content::Labels => write_labels(house, project, arguments.format, &mut target).await?,
+        Content::Labels => write_labels(house, project, form, &mut target).await?,
+        Content::Predictions => rows::write_predictions(house, project, form, &mut target).await?,
+        Content::Tasks => rows::write_tasks(house, project, form, &mut target).await?,
         Content::Model => write_model(house, project, &mut target).await?,
     }
     target.close().await
-}
-
-/// Where the export goes.
-enum Target {
-    File(tokio::fs::File),
-    Stdout,
-}
-
-impl Target {
-    async fn open(path: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = path else { return Ok(Self::Stdout) };
-        let file = tokio::fs::File::create(path).await;
-        Ok(Self::File(file.with_context(|| format!("{} can't be written", path.display()))?))
-    }
-
-    async fn write(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
-        match self {
-            Self::File(file) => file.write_all(&bytes).await?,
-            // A pipe may block for as long as its reader likes.
-            Self::Stdout => {
-                tokio::task::spawn_blocking(move || std::io::stdout().write_all(&bytes)).await??;
-            }
-        }
-        Ok(())
-    }
-
-    async fn close(self) -> anyhow::Result<()> {
-        match self {
-            Self::File(file) => file.sync_all().await?,
-            Self::Stdout => std::io::stdout().flush()?,
-        }
-        Ok(())
-    }
 }
 
 async fn write_labels(
@@ -110,11 +111,7 @@ async fn write_labels(
     form: Form,
     target: &mut Target,
 ) -> anyhow::Result<()> {
-    let format = match form {
-        Form::Csv => ExportFormat::Csv,
-        Form::Jsonl => ExportFormat::Jsonl,
-    };
-    let pages = label_pages(house.store.clone(), project, format, false);
+    let pages = label_pages(house.store.clone(), project, LabelForm::Table(form), false)?;
     pin_mut!(pages);
     while let Some(page) = pages.next().await {
         target.write(page?.to_vec()).await?;

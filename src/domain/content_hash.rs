@@ -5,10 +5,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// SHA-256 of an image's content; the order of these hashes is the order of training sets and ties.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ContentHash(pub [u8; 32]);
 
 impl ContentHash {
@@ -51,5 +53,34 @@ impl fmt::Debug for ContentHash {
 impl fmt::Display for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_hex())
+    }
+}
+
+impl From<ContentHash> for String {
+    fn from(hash: ContentHash) -> Self {
+        hash.to_hex()
+    }
+}
+
+impl TryFrom<String> for ContentHash {
+    type Error = String;
+
+    /// Reads what `to_hex` wrote.
+    fn try_from(text: String) -> Result<Self, String> {
+        let bytes = hex::decode(&text).ok().and_then(|bytes| Self::from_slice(&bytes));
+        bytes.ok_or_else(|| format!("'{text}' is no content hash: 64 hexadecimal digits are expected"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_read_back_from_its_digits() {
+        let hash = ContentHash::of_file(b"an image");
+        assert_eq!(ContentHash::try_from(hash.to_hex()), Ok(hash));
+        let error = ContentHash::try_from("12ab".to_owned()).unwrap_err();
+        assert!(error.contains("12ab"), "{error}");
     }
 }

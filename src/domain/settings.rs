@@ -112,11 +112,13 @@ pub struct FineTuneSettings {
     pub mode: FineTuneMode,
     /// Passes over the labelled items, 1 to 1000.
     pub epochs: u32,
+    /// Mini-batches at least, 1 to 100000: few labels are passed over more often, until they come to it.
+    pub min_steps: u32,
 }
 
 impl Default for FineTuneSettings {
     fn default() -> Self {
-        Self { mode: FineTuneMode::Full, epochs: 20 }
+        Self { mode: FineTuneMode::Full, epochs: 20, min_steps: 800 }
     }
 }
 
@@ -209,6 +211,8 @@ impl ProjectSettings {
         let rotations = self.pretext.rotations_per_image;
         within("pretext.rotations_per_image", (1..=4).contains(&rotations), "must be 1 to 4");
         within("fine_tune.epochs", (1..=1000).contains(&self.fine_tune.epochs), "must be 1 to 1000");
+        let steps_right = (1..=100_000).contains(&self.fine_tune.min_steps);
+        within("fine_tune.min_steps", steps_right, "must be 1 to 100000");
         within("batch_size", (1..=100_000).contains(&self.batch_size), "must be 1 to 100000 items");
         within("budget", (0.0..=1e12).contains(&self.budget), "must be 0 to 1e12");
         let cost_right = self.cost_per_label > 0.0 && self.cost_per_label <= 1e9;

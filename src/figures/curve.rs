@@ -8,16 +8,14 @@ use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
 use plotters::coord::types::RangedCoordf64;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
-use plotters::element::{Circle, PathElement, Polygon};
-use plotters::series::LineSeries;
+use plotters::element::{Circle, Cross, PathElement, Polygon};
+use plotters::series::{DashedLineSeries, LineSeries};
 use plotters::style::{Color, IntoFont, RGBColor};
+
+use super::svg::{INK, finish};
 
 const WIDTH: u32 = 720;
 const HEIGHT: u32 = 420;
-
-/// Stands for the reader's text colour until the drawing is done; no series has it.
-const INK: RGBColor = RGBColor(1, 1, 1);
-const INK_HEX: &str = "#010101";
 
 const SERIES_COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
@@ -77,12 +75,7 @@ pub fn curve_svg(figure: &CurveFigure) -> String {
     let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
     draw(&area, figure, &series).expect("drawing finite numbers into a string can't fail");
     drop(area);
-    let title = escape(&figure.title);
-    svg.replace(INK_HEX, "currentColor").replacen(
-        "<svg ",
-        &format!("<svg role=\"img\" aria-label=\"{title}\" "),
-        1,
-    )
+    finish(&svg, &figure.title)
 }
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -125,8 +118,10 @@ fn draw(
         .x_label_formatter(&|position| format!("{position:.0}"))
         .y_label_formatter(&|accuracy| format!("{accuracy:.2}"))
         .draw()?;
-    for ((series, points), colour) in series.iter().zip(SERIES_COLOURS.iter().cycle()) {
-        draw_series(&mut chart, &series.name, points, *colour)?;
+    for (place, (series, points)) in series.iter().enumerate() {
+        let colour = SERIES_COLOURS[place % SERIES_COLOURS.len()];
+        // Beyond the colours lines are told apart by their marks.
+        draw_series(&mut chart, &series.name, points, colour, place >= SERIES_COLOURS.len())?;
     }
     if series.len() > 1 {
         chart
@@ -138,7 +133,13 @@ fn draw(
     area.present()
 }
 
-fn draw_series(chart: &mut Chart<'_, '_>, name: &str, points: &[CurvePoint], colour: RGBColor) -> Drawn {
+fn draw_series(
+    chart: &mut Chart<'_, '_>,
+    name: &str,
+    points: &[CurvePoint],
+    colour: RGBColor,
+    has_crosses: bool,
+) -> Drawn {
     let bounds: Vec<_> = points
         .iter()
         .filter_map(|point| point.interval.map(|(low, high)| (point.position, low, high)))
@@ -151,8 +152,15 @@ fn draw_series(chart: &mut Chart<'_, '_>, name: &str, points: &[CurvePoint], col
     }
     let line = points.iter().map(|point| (point.position, point.accuracy));
     let swatch = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2));
-    chart.draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))?.label(name).legend(swatch);
-    chart.draw_series(line.map(|at| Circle::new(at, 3, colour.filled())))?;
+    let stroke = colour.stroke_width(2);
+    if has_crosses {
+        let drawn = chart.draw_series(DashedLineSeries::new(line.clone(), 6, 4, stroke))?;
+        drawn.label(name).legend(move |at| Cross::new((at.0 + 9, at.1), 5, stroke));
+        chart.draw_series(line.map(|at| Cross::new(at, 4, stroke)))?;
+    } else {
+        chart.draw_series(LineSeries::new(line.clone(), stroke))?.label(name).legend(swatch);
+        chart.draw_series(line.map(|at| Circle::new(at, 3, colour.filled())))?;
+    }
     Ok(())
 }
 
@@ -171,10 +179,6 @@ fn drawable(points: &[CurvePoint]) -> Vec<CurvePoint> {
             interval: point.interval.map(|(low, high)| (inside(low), inside(high))),
         })
         .collect()
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -205,7 +209,10 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 3);
         assert_eq!(svg.matches("<polygon").count(), 1);
         assert!(svg.contains("#0072B2") && svg.contains("test accuracy"));
-        assert!(svg.contains("currentColor") && !svg.contains(INK_HEX) && !svg.contains("#000000"), "{svg}");
+        assert!(
+            svg.contains("currentColor") && !svg.contains("#010101") && !svg.contains("#000000"),
+            "{svg}"
+        );
         assert!(!svg.contains(">\nmargin\n"), "one series needs no legend");
     }
 

@@ -25,6 +25,9 @@ use crate::vision::{Augmentation, Pool, Sample};
 /// Tried on the real Fashion-MNIST with `small`, two seeds of random labels, 20 epochs. After one pass of one rotation over the 60,000
 /// images: test accuracy .617 and .592 at 50 labels, .783 and .785 at 500. After the same over 10,000 images: .739 and .764 at 250,
 /// .773 and .779 at 500.
+///
+/// 1,000 random labels, two seeds, the same recipe in PyTorch after two passes of four rotations: .844 and .848 in 313 mini-batches, .859 and
+/// .858 in 800, .855 and .855 in 1,600; holes in the images, smoothed labels and more weight decay changed less than the seeds did.
 const RECIPE: Recipe = Recipe {
     rule: Rule::Sgd { momentum: 0.9, weight_decay: 5e-4 },
     peak_rate: 0.05,
@@ -35,12 +38,9 @@ const RECIPE: Recipe = Recipe {
 /// Images in a mini-batch at most; a smaller D_l is one batch, a larger one is cut into nearly equal ones.
 const BATCH_SIZE_MAX: usize = 64;
 
-/// Mini-batches a training takes at least, so that the first tiny batches of labels train too.
-const STEP_COUNT_MIN: u64 = 200;
-
 /// Trains the downstream model of `round` on `labeled` (any order).
 ///
-/// `fine_tune.epochs` passes, more when they would be fewer than 200 mini-batches. `resume` is what `sink` kept of an earlier attempt.
+/// `fine_tune.epochs` passes, more when they would be fewer than `fine_tune.min_steps` mini-batches. `resume` is what `sink` kept of an earlier attempt.
 ///
 /// # Errors
 /// No labels, labels outside pool or classes, a model that isn't a pretext model or sees other images, a stop, a failing sink or device.
@@ -70,7 +70,8 @@ pub fn fine_tune(
         labeled.iter().map(|item| (item.index, u32::from(item.class.0))).collect();
     let plan_epoch = |epoch: u32| plan_epoch(pool, classes.keys().copied(), settings.seed, round, epoch);
     let batch_count = plan_epoch(0).batch_count().max(1);
-    let epoch_count_min = u32::try_from(STEP_COUNT_MIN.div_ceil(batch_count)).unwrap_or(u32::MAX);
+    let epoch_count_min =
+        u32::try_from(u64::from(settings.fine_tune.min_steps).div_ceil(batch_count)).unwrap_or(u32::MAX);
     let training = Training {
         device,
         pool,

@@ -56,6 +56,7 @@ pub(crate) fn settings() -> ProjectSettings {
     let mut settings = ProjectSettings { image: SHAPE, ..ProjectSettings::default() };
     settings.pretext.epochs = 1;
     settings.fine_tune.epochs = 1;
+    settings.fine_tune.min_steps = 200;
     settings
 }
 

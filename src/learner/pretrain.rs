@@ -66,6 +66,16 @@ pub fn pretrain(
     training.run(starting_point(fresh, resume), sink, hook)
 }
 
+/// `Manifest::run` of what `pretrain` makes of these images and settings, 64 hexadecimal digits.
+#[must_use]
+pub fn pretext_run(pool: &Pool, settings: &ProjectSettings) -> String {
+    let described = json!({
+        "kind": "pretext", "backbone": settings.backbone, "image": pool.shape(), "pretext": settings.pretext,
+        "seed": settings.seed,
+    });
+    run_digest(&described, (0..pool.len()).map(|index| (pool.hash(index), 0)))
+}
+
 fn initial_checkpoint(
     device: &Device,
     pool: &Pool,
@@ -77,9 +87,6 @@ fn initial_checkpoint(
     let backbone = initial_backbone(&architecture, seed);
     let mut head = head::linear(architecture.feature_count, answer_count);
     initialize_head(&mut head, architecture.feature_count, seed, 0);
-    let described = json!({
-        "kind": "pretext", "backbone": settings.backbone, "image": pool.shape(), "pretext": settings.pretext, "seed": seed,
-    });
     let manifest = Manifest {
         format: FORMAT,
         gleaner_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -94,7 +101,7 @@ fn initial_checkpoint(
         round: None,
         seed,
         item_count: pool.len() as u64,
-        run: run_digest(&described, (0..pool.len()).map(|index| (pool.hash(index), 0))),
+        run: pretext_run(pool, settings),
         kernel: kernel_name(device).to_owned(),
         thread_count: ops::thread_count(),
         epochs: Vec::new(),

@@ -1,7 +1,7 @@
-//! Algorithm 1's body without the asking: D_l in, the round's model, its verdict on the test split and the scores of the pool out.
+//! Algorithm 1's body without the asking: D_l in, the round's model with its verdict on the test split out, and then the scores of the pool.
 //!
-//! The one function that the service, `simulate` and `replay` share; selection (`acquisition`) follows it. In `full` mode it works on images,
-//! in `head` mode on cached embeddings.
+//! `simulate` walks through it in one go; the service does the same steps as jobs of their own, since its pool is scored in shards. Selection
+//! (`candidates`, then `acquisition`) follows. In `full` mode it works on images, in `head` mode on cached embeddings.
 
 use std::ops::ControlFlow;
 
@@ -39,41 +39,46 @@ pub struct RoundInput<'a> {
     pub round: u32,
 }
 
-/// What a round comes to.
+/// A round's model and what the test split says of it.
 #[derive(Clone, Debug)]
-pub struct RoundOutcome {
+pub struct TrainedRound {
     /// f.
     pub model: Checkpoint,
     /// Its verdict on the test split.
     pub evaluation: Option<Evaluation>,
-    /// Scores of every pool item in the pool's order, with the columns that the strategy reads.
-    pub scores: ScoreTable,
 }
 
-/// Fine-tunes, evaluates and scores.
+impl<'a> RoundInput<'a> {
+    /// The embeddings that `head` mode works on; `None` in `full` mode.
+    fn head_table(&self) -> Result<Option<&'a EmbeddingTable>> {
+        match self.settings.fine_tune.mode {
+            FineTuneMode::Full => Ok(None),
+            FineTuneMode::Head => {
+                let missing =
+                    LearnerError::NoItems { purpose: "fit the head on: the pool's embeddings are missing" };
+                self.pool_embeddings.map(Some).ok_or(missing)
+            }
+        }
+    }
+}
+
+/// Fine-tunes and evaluates.
 ///
-/// The hook sees three stages, each from 0 to its own total. `resume` and `sink` concern the fine-tuning.
+/// The hook sees two stages, each from 0 to its own total. `resume` and `sink` concern the fine-tuning.
 ///
 /// # Errors
 /// As its parts; `head` mode without the pool's embeddings.
-pub fn round_step(
+pub fn train_round(
     device: &Device,
     input: RoundInput<'_>,
     resume: Option<&[u8]>,
     sink: &mut dyn CheckpointSink,
     hook: &mut dyn StepHook,
-) -> Result<RoundOutcome> {
+) -> Result<TrainedRound> {
     let RoundInput { pretext, pool, labeled, class_count, settings, round, .. } = input;
+    let table = input.head_table()?;
     // One hook for all stages, whatever its type.
     let mut ask = |done: u64, total: u64| -> ControlFlow<Stopped> { hook.step(done, total) };
-    let table = match settings.fine_tune.mode {
-        FineTuneMode::Full => None,
-        FineTuneMode::Head => {
-            let missing =
-                LearnerError::NoItems { purpose: "fit the head on: the pool's embeddings are missing" };
-            Some(input.pool_embeddings.ok_or(missing)?)
-        }
-    };
     let model = match table {
         None => {
             fine_tune(device, pretext, pool, labeled, class_count, settings, round, resume, sink, &mut ask)?
@@ -89,12 +94,24 @@ pub fn round_step(
         }
         (Some((test, classes)), ..) => Some(evaluate(device, &model, test, classes, &mut ask)?),
     };
-    let scope = settings.strategy.score_scope();
-    let scores = match table {
-        None => score(device, &model, Some(pretext), pool, &scope, &mut ask)?,
-        Some(table) => score_embeddings(&model, table, &scope, &mut ask)?,
-    };
-    Ok(RoundOutcome { model, evaluation, scores })
+    Ok(TrainedRound { model, evaluation })
+}
+
+/// Scores every pool item in the pool's order under a round's `model`, with the columns that the strategy reads.
+///
+/// # Errors
+/// As `score`; `head` mode without the pool's embeddings.
+pub fn score_round(
+    device: &Device,
+    input: RoundInput<'_>,
+    model: &Checkpoint,
+    hook: &mut dyn StepHook,
+) -> Result<ScoreTable> {
+    let scope = input.settings.strategy.score_scope();
+    match input.head_table()? {
+        None => score(device, model, Some(input.pretext), input.pool, &scope, hook),
+        Some(table) => score_embeddings(model, table, &scope, hook),
+    }
 }
 
 #[cfg(test)]
@@ -124,17 +141,18 @@ mod tests {
                 settings: &settings,
                 round: 1,
             };
-            let run = |input| round_step(&Device::Cpu, input, None, &mut DropCheckpoints, &mut go_on);
-            let outcome = run(input).unwrap();
-            let evaluation = outcome.evaluation.expect("there is a test split");
+            let train = |input| train_round(&Device::Cpu, input, None, &mut DropCheckpoints, &mut go_on);
+            let rank = |model| score_round(&Device::Cpu, input, model, &mut go_on).unwrap();
+            let trained = train(input).unwrap();
+            let evaluation = trained.evaluation.expect("there is a test split");
             assert!(evaluation.accuracy > 0.6, "{mode:?}: {evaluation:?}");
-            assert_eq!(outcome.scores.rows.len(), 60);
-            assert_eq!(outcome.scores.run, outcome.model.manifest.run);
-            let again = run(input).unwrap();
-            assert!(again.model == outcome.model && again.scores == outcome.scores);
+            let scores = rank(&trained.model);
+            assert_eq!((scores.rows.len(), &scores.run), (60, &trained.model.manifest.run));
+            let again = train(input).unwrap();
+            assert!(again.model == trained.model && rank(&again.model) == scores);
             if mode == FineTuneMode::Head {
-                assert!(run(RoundInput { pool_embeddings: None, ..input }).is_err());
-                assert_eq!(outcome.model.backbone, pretext.backbone);
+                assert!(train(RoundInput { pool_embeddings: None, ..input }).is_err());
+                assert_eq!(trained.model.backbone, pretext.backbone);
             }
         }
     }
@@ -164,8 +182,8 @@ mod tests {
             settings: &settings,
             round: 1,
         };
-        let outcome = round_step(&device, input, None, &mut DropCheckpoints, &mut go_on).unwrap();
-        let evaluation = outcome.evaluation.expect("there is a test split");
+        let trained = train_round(&device, input, None, &mut DropCheckpoints, &mut go_on).unwrap();
+        let evaluation = trained.evaluation.expect("there is a test split");
         assert!(evaluation.accuracy > 0.6, "a tenth would be chance: {evaluation:?}");
     }
 }

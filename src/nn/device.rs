@@ -1,6 +1,6 @@
 //! Which implementation of the backbone computes on which device.
 
-use candle_core::Device;
+pub use candle_core::Device;
 
 use super::backbone::Backbone;
 use super::candle_backbone::CandleBackbone;

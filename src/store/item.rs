@@ -3,7 +3,7 @@
 //! What learning reads of them is in `pool`; classes are settled in `task`, and exclusions set in `skip`. Names and contents are
 //! unique in a project; both rules are unique indexes, so they hold between imports that run at once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 
@@ -38,6 +38,25 @@ pub struct ItemRow {
     pub class: Option<ClassIndex>,
     /// Why it left the pool.
     pub excluded: Option<Exclusion>,
+    /// The segment that holds it.
+    pub segment: SegmentId,
+    /// Where its original begins in the segment's pack, in bytes.
+    pub pack_offset: i64,
+    /// Length of its original in bytes.
+    pub pack_length: i32,
+}
+
+/// An item of the pool with its class, and where its original lies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassifiedItem {
+    /// Its id.
+    pub id: ItemId,
+    /// Its path inside its source.
+    pub name: String,
+    /// Its class's name.
+    pub class: String,
+    /// Media type of the original.
+    pub media_type: String,
     /// The segment that holds it.
     pub segment: SegmentId,
     /// Where its original begins in the segment's pack, in bytes.
@@ -175,6 +194,41 @@ async fn find_contents(
     .fetch_all(connection)
     .await?;
     Ok(known.into_iter().collect())
+}
+
+/// The names of these items, in any order.
+pub async fn list_names(
+    connection: &mut PgConnection,
+    items: &[ItemId],
+) -> Result<HashMap<ItemId, String>, StoreError> {
+    let rows =
+        sqlx::query!(r#"select id as "id: ItemId", name from item where id = any($1)"#, items as &[ItemId])
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.name)).collect())
+}
+
+/// A page of the pool's items that have a class, with its name, after `after` in the order of ids.
+pub async fn list_classified(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    after: Option<ItemId>,
+    limit: i64,
+) -> Result<Vec<ClassifiedItem>, StoreError> {
+    let rows = sqlx::query_as!(
+        ClassifiedItem,
+        r#"select i.id as "id: ItemId", i.name, c.name as class, i.media_type, i.segment as "segment: SegmentId", i.pack_offset,
+             i.pack_length
+           from item i join class c on c.project = i.project and c.index = i.class
+           where i.project = $1 and i.split = 'pool' and i.excluded is null and ($2::uuid is null or i.id > $2)
+           order by i.id limit $3"#,
+        project as ProjectId,
+        after as Option<ItemId>,
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
 }
 
 /// The item of this id, unless its project is hidden.

@@ -91,6 +91,41 @@ pub struct TaskRow {
     pub closed_at: Option<DateTime<Utc>>,
 }
 
+/// A row of the export of tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExportedTask {
+    /// The task.
+    pub task: TaskId,
+    /// The item asked.
+    pub item: ItemId,
+    /// The item's name.
+    pub name: String,
+    /// The class that a settled task's item has.
+    pub class: Option<String>,
+    /// Round whose batch it counts into.
+    pub round: i32,
+    /// Place in the batch.
+    pub rank: i32,
+    /// Value of the strategy's formula.
+    pub score: Option<f64>,
+    /// `u`.
+    pub uncertainty: Option<f64>,
+    /// `v`.
+    pub pretext_loss: Option<f64>,
+    /// Name of the strategy that chose it.
+    pub strategy: String,
+    /// The model that ranked it.
+    pub model_version: Option<i32>,
+    /// Why it was asked.
+    pub source: TaskSource,
+    /// Where it stands; leased ones are open.
+    pub state: TaskState,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was settled, skipped or withdrawn.
+    pub closed_at: Option<DateTime<Utc>>,
+}
+
 /// A task whose row the transaction has locked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LockedTask {
@@ -211,6 +246,32 @@ pub async fn list_of_round(
         round_number,
         after_rank,
         after_task as Option<TaskId>,
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// A page of the export: tasks after `after` in the order of ids, with their items' names and the classes these settled on.
+pub async fn list_for_export(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    after: Option<TaskId>,
+    limit: i64,
+) -> Result<Vec<ExportedTask>, StoreError> {
+    let rows = sqlx::query_as!(
+        ExportedTask,
+        r#"select t.id as "task: TaskId", t.item as "item: ItemId", i.name, c.name as "class?", t.round_number as round, t.rank, t.score,
+             t.uncertainty, t.pretext_loss, t.strategy, t.model_version, t.source as "source: TaskSource",
+             t.state as "state: TaskState", t.created_at, t.closed_at
+           from task t
+             join item i on i.id = t.item
+             left join class c on c.project = t.project and c.index = i.class and t.state = 'settled'
+           where t.project = $1 and ($2::uuid is null or t.id > $2)
+           order by t.id limit $3"#,
+        project as ProjectId,
+        after as Option<TaskId>,
         limit
     )
     .fetch_all(connection)

@@ -3,13 +3,14 @@
 //! Candidates are what the database says may be asked, as far as the tables cover it. The random share is drawn first, from a stream of its own,
 //! and the rule ranks what is left; so the honest curve's sample doesn't depend on the rule.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use crate::acquisition::{Candidates, Pick, Rows, depends_on_count, reads_embeddings, select};
+use crate::acquisition::{Pick, depends_on_count, select};
 use crate::domain::content_hash::ContentHash;
-use crate::domain::project::ClassIndex;
 use crate::domain::strategy::Strategy;
-use crate::learner::{Column, EmbeddingTable, PretextLossTable, ScoreRow, ScoreTable};
+use crate::learner::{
+    CandidateColumns, EmbeddingTable, JoinedTables, PretextLossTable, ScoreTable, TableRows,
+};
 use crate::rounds::request::{ChosenItem, SelectRequest, Selection, from_json, to_json};
 use crate::store::job::JobRow;
 use crate::store::pool::{self, PoolItem};
@@ -69,52 +70,6 @@ async fn load_scores(workshop: &Workshop, keys: &[String]) -> Result<Option<Scor
     Ok(joined)
 }
 
-/// The tables of a selection, and where each item stands in them.
-struct Tables<'t> {
-    embeddings: &'t EmbeddingTable,
-    embedding_rows: HashMap<ContentHash, usize>,
-    /// `v` under the frozen pretext model, if the rule reads it.
-    losses: Option<HashMap<ContentHash, f32>>,
-    /// Whether a model ranks, so that an item without a score can't be asked.
-    is_scored: bool,
-    scores: Option<&'t ScoreTable>,
-    score_rows: HashMap<ContentHash, usize>,
-}
-
-impl<'t> Tables<'t> {
-    fn new(
-        embeddings: &'t EmbeddingTable,
-        losses: Option<&PretextLossTable>,
-        scores: Option<&'t ScoreTable>,
-        is_scored: bool,
-    ) -> Self {
-        let scores = scores.filter(|_| is_scored);
-        let embedding_rows = embeddings.hashes.iter().copied().zip(0..).collect();
-        let score_rows = scores.iter().flat_map(|table| &table.rows).map(|row| row.hash).zip(0..).collect();
-        let losses = losses.map(|table| table.rows.iter().copied().collect());
-        Self { embeddings, embedding_rows, losses, is_scored, scores, score_rows }
-    }
-
-    /// Where an item stands; `None` while a table doesn't cover it.
-    fn find(&self, hash: &ContentHash) -> Option<TableRows> {
-        let embedding = *self.embedding_rows.get(hash)?;
-        let loss = match &self.losses {
-            None => None,
-            Some(losses) => Some(*losses.get(hash)?),
-        };
-        let score = if self.is_scored { Some(*self.score_rows.get(hash)?) } else { None };
-        Some(TableRows { embedding, loss, score })
-    }
-}
-
-/// Rows of one item, and its `v`.
-#[derive(Clone, Copy)]
-struct TableRows {
-    embedding: usize,
-    loss: Option<f32>,
-    score: Option<usize>,
-}
-
 /// An item that can be asked.
 struct Candidate {
     item: PoolItem,
@@ -136,7 +91,7 @@ fn choose(
     let selector = Selector {
         request,
         seed,
-        tables: Tables::new(embeddings, losses, scores, request.model_version.is_some()),
+        tables: JoinedTables::new(Some(embeddings), losses, scores, request.model_version.is_some()),
         labeled,
     };
     let cover = |item: PoolItem| selector.tables.find(&item.hash).map(|rows| Candidate { item, rows });
@@ -148,7 +103,7 @@ fn choose(
 struct Selector<'s> {
     request: &'s SelectRequest,
     seed: u64,
-    tables: Tables<'s>,
+    tables: JoinedTables<'s>,
     labeled: &'s [ContentHash],
 }
 
@@ -191,14 +146,16 @@ impl Selector<'_> {
         candidates: &[Candidate],
         count: u32,
     ) -> Result<Vec<Pick>, BodyError> {
-        let columns = Columns::gather(self, strategy, candidates);
-        select(strategy, &columns.view(), count as usize, self.seed, self.request.round.unsigned_abs())
+        let SelectRequest { strategy: rule, class_count, round, .. } = self.request;
+        let rows = candidates.iter().map(|candidate| (candidate.item.hash, candidate.rows));
+        let class_count = *class_count as usize;
+        let columns = CandidateColumns::gather(&self.tables, rule, strategy, rows, self.labeled, class_count);
+        select(strategy, &columns.view(), count as usize, self.seed, round.unsigned_abs())
             .map_err(BodyError::failed)
     }
 
     fn describe(&self, candidate: &Candidate, pick: &Pick) -> ChosenItem {
-        let row = self.tables.scores.zip(candidate.rows.score).map(|(table, row)| &table.rows[row]);
-        let suggestions = row.map(|row| {
+        let suggestions = self.tables.score_row(candidate.rows).map(|row| {
             let named = row.top.iter().filter(|(_, probability)| *probability > 0.0);
             named
                 .map(|(class, probability)| Suggestion { class: *class, probability: *probability })
@@ -214,120 +171,12 @@ impl Selector<'_> {
     }
 }
 
-/// Numbers gathered row by row, `width` for each.
-type Gathered = Option<(usize, Vec<f32>)>;
-
-/// The columns that a strategy reads, lined up with its candidates.
-struct Columns {
-    hashes: Vec<ContentHash>,
-    uncertainty: Option<Vec<f32>>,
-    predicted: Option<Vec<ClassIndex>>,
-    losses: Option<Vec<f32>>,
-    probabilities: Gathered,
-    features: Gathered,
-    mutual_information: Gathered,
-    embeddings: Gathered,
-    labeled_hashes: Vec<ContentHash>,
-    labeled_losses: Option<Vec<f32>>,
-    labeled_features: Gathered,
-    labeled_embeddings: Gathered,
-    class_count: usize,
-}
-
-impl Columns {
-    /// `u` and `v` are those of the project's rule whatever `strategy` acts, since they stand beside every query.
-    fn gather(selector: &Selector<'_>, strategy: &Strategy, candidates: &[Candidate]) -> Self {
-        let (tables, rule) = (&selector.tables, &selector.request.strategy);
-        let scope = strategy.score_scope();
-        let rows: Vec<TableRows> = candidates.iter().map(|candidate| candidate.rows).collect();
-        let labeled: Vec<(ContentHash, TableRows)> = selector
-            .labeled
-            .iter()
-            .filter_map(|hash| {
-                let embedding = *tables.embedding_rows.get(hash)?;
-                let loss = tables.losses.as_ref().and_then(|losses| losses.get(hash)).copied();
-                let score = tables.score_rows.get(hash).copied();
-                (score.is_some() || !scope.labeled).then_some((*hash, TableRows { embedding, loss, score }))
-            })
-            .collect();
-        let (labeled_hashes, labeled): (Vec<_>, Vec<_>) = labeled.into_iter().unzip();
-        let judged = tables.scores.map(|table| rows.iter().filter_map(|row| Some(&table.rows[row.score?])));
-        let columns = tables.scores.map(|table| &table.columns);
-        let frozen_losses = |rows: &[TableRows]| rows.iter().map(|row| row.loss).collect::<Option<Vec<_>>>();
-        let embeddings = |rows: &[TableRows]| {
-            let embeddings = rows.iter().map(|row| tables.embeddings.embedding(row.embedding));
-            reads_embeddings(strategy).then(|| join(embeddings, tables.embeddings.feature_count))
-        };
-        let features = columns.and_then(|columns| columns.features.as_ref()).filter(|_| scope.features);
-        let probabilities = columns.and_then(|columns| columns.probabilities.as_ref());
-        let information = columns.and_then(|columns| columns.mutual_information.as_ref());
-        Self {
-            hashes: candidates.iter().map(|candidate| candidate.item.hash).collect(),
-            uncertainty: judged
-                .clone()
-                .map(|rows| rows.map(|row| row.uncertainty.by(rule.measure())).collect()),
-            predicted: judged.map(|rows| rows.map(ScoreRow::predicted).collect()),
-            losses: match columns.and_then(|columns| columns.losses.as_ref()) {
-                Some(column) if rule.score_scope().losses => Some(gather_rows(column, &rows).1),
-                _ => frozen_losses(&rows),
-            },
-            probabilities: probabilities
-                .filter(|_| scope.probabilities)
-                .map(|column| gather_rows(column, &rows)),
-            features: features.map(|column| gather_rows(column, &rows)),
-            mutual_information: information
-                .filter(|_| scope.dropout.is_some())
-                .map(|column| gather_rows(column, &rows)),
-            embeddings: embeddings(&rows),
-            labeled_losses: frozen_losses(&labeled),
-            labeled_features: features.filter(|_| scope.labeled).map(|column| gather_rows(column, &labeled)),
-            labeled_embeddings: embeddings(&labeled),
-            labeled_hashes,
-            class_count: selector.request.class_count as usize,
-        }
-    }
-
-    fn view(&self) -> Candidates<'_> {
-        fn rows(gathered: &Gathered) -> Option<Rows<'_>> {
-            gathered.as_ref().map(|(width, values)| Rows { values, width: *width })
-        }
-        Candidates {
-            hashes: &self.hashes,
-            uncertainty: self.uncertainty.as_deref(),
-            pretext_loss: self.losses.as_deref(),
-            predicted: self.predicted.as_deref(),
-            probabilities: rows(&self.probabilities),
-            features: rows(&self.features),
-            mutual_information: self.mutual_information.as_ref().map(|(_, values)| values.as_slice()),
-            embeddings: rows(&self.embeddings),
-            labeled_hashes: &self.labeled_hashes,
-            labeled_pretext_loss: self.labeled_losses.as_deref(),
-            labeled_features: rows(&self.labeled_features),
-            labeled_embeddings: rows(&self.labeled_embeddings),
-            class_count: self.class_count,
-        }
-    }
-}
-
-/// The rows' numbers in a column of the score table; each row stands in it.
-fn gather_rows(column: &Column, rows: &[TableRows]) -> (usize, Vec<f32>) {
-    let rows: Vec<usize> = rows.iter().filter_map(|row| row.score).collect();
-    join(rows.iter().map(|&row| column.row(row)), column.width)
-}
-
-fn join<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> (usize, Vec<f32>) {
-    // These are the largest things here: room for them is taken once.
-    let mut values = Vec::with_capacity(rows.len() * width);
-    rows.for_each(|row| values.extend_from_slice(row));
-    (width, values)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::ids::{ItemId, SegmentId};
     use crate::domain::strategy::UncertaintyMeasure;
-    use crate::learner::ScoreColumns;
+    use crate::learner::{Column, ScoreColumns, ScoreRow};
 
     fn items(count: u8) -> Vec<PoolItem> {
         let item = |place: u8| PoolItem {

@@ -210,7 +210,7 @@ fn settings() -> ProjectSettings {
     ProjectSettings {
         image: ImageShape { size: 8, channels: 1 },
         pretext: PretextSettings { epochs: 1, rotations_per_image: 4, ..Default::default() },
-        fine_tune: FineTuneSettings { epochs: 2, ..Default::default() },
+        fine_tune: FineTuneSettings { epochs: 2, min_steps: 200, ..Default::default() },
         batch_size: 6,
         budget: 12.0,
         ..Default::default()

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::dataset::{CLASSES, write_subset};
+use crate::exports::Exports;
 use crate::server::{Caller, Place, Server, free_port};
 use crate::watch::Watch;
 
@@ -73,6 +74,7 @@ impl Journey {
         let accepted = labeler.await.expect("the labeler ends without a panic");
         let journey = Self::read(&caller, kills, accepted).await;
         server.kill();
+        Exports::write(&place, PROJECT, folder.path()).check(POOL_COUNT);
         journey
     }
 
@@ -131,7 +133,7 @@ async fn work(
 ) -> Vec<String> {
     let project = json!({
         "name": PROJECT, "classes": CLASSES, "image": {"size": 28, "channels": 1}, "backbone": "small",
-        "pretext": {"kind": "rotation", "epochs": 3, "rotations_per_image": 1}, "fine_tune": {"mode": "full", "epochs": 5},
+        "pretext": {"kind": "rotation", "epochs": 3, "rotations_per_image": 1}, "fine_tune": {"mode": "full", "epochs": 5, "min_steps": 200},
         "batch_size": 20, "budget": 80, "look_ahead": false, "lease_seconds": 5, "seed": 11,
     });
     caller.json(Method::POST, "/projects", Some(&project)).await;

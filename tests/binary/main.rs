@@ -5,6 +5,7 @@
 #![expect(clippy::panic, reason = "a test ends with its reason")]
 
 mod dataset;
+mod exports;
 mod journey;
 mod kills;
 mod pages;

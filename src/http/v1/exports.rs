@@ -12,6 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::domain::ids::{ItemId, LabelId, ProjectId, TaskId};
 use crate::domain::role::Role;
 use crate::domain::task::TaskSource;
+use crate::export::{Column, ExportError, Form, Row, TableWriter};
 use crate::http::AppState;
 use crate::http::auth::{Tool, find_project};
 use crate::http::extract::{Path, Query};
@@ -41,6 +42,14 @@ impl ExportFormat {
             Self::Json => "application/json",
             Self::Csv => "text/csv; charset=utf-8",
             Self::Jsonl => "application/x-ndjson",
+        }
+    }
+
+    fn form(self) -> LabelForm {
+        match self {
+            Self::Json => LabelForm::Json,
+            Self::Csv => LabelForm::Table(Form::Csv),
+            Self::Jsonl => LabelForm::Table(Form::Jsonl),
         }
     }
 
@@ -83,6 +92,22 @@ pub struct LabelRowAnswer {
     /// How long the labeler looked.
     seconds: Option<f64>,
     created_at: DateTime<Utc>,
+}
+
+impl Row for LabelRowAnswer {
+    const COLUMNS: &'static [Column] = &[
+        Column::text("label"),
+        Column::text("task"),
+        Column::text("item"),
+        Column::text("name"),
+        Column::text("class"),
+        Column::text("labeler"),
+        Column::integer("round"),
+        Column::text("source"),
+        Column::integer("model_version"),
+        Column::number("seconds"),
+        Column::time("created_at"),
+    ];
 }
 
 impl LabelRowAnswer {
@@ -131,137 +156,125 @@ pub async fn export_labels(
     let format = query.format;
     let disposition = format!("attachment; filename=\"{}-labels.{}\"", row.name, format.extension());
     let headers = [(CONTENT_TYPE, format.media_type().to_owned()), (CONTENT_DISPOSITION, disposition)];
-    Ok((
-        headers,
-        Body::from_stream(label_pages(app.store.clone(), row.id, format, !caller.has_role(Role::Operator))),
-    )
-        .into_response())
+    let blinded = !caller.has_role(Role::Operator);
+    let pages = label_pages(app.store.clone(), row.id, format.form(), blinded).map_err(ApiError::internal)?;
+    Ok((headers, Body::from_stream(pages)).into_response())
 }
 
 /// Where an export stands.
 enum Step {
-    Page { after: Option<LabelId> },
-    End,
+    Page { after: Option<LabelId>, writer: LabelWriter },
+    End(LabelWriter),
     Done,
 }
 
 /// The export of a project's labels as a stream of bytes; also what `gleaner export` writes.
 ///
 /// `blinded`: gold and relabel tasks read as queries, as tools may know them.
+///
+/// # Errors
+/// A table that can't be begun.
 pub fn label_pages(
     store: Store,
     project: ProjectId,
-    format: ExportFormat,
+    form: LabelForm,
     blinded: bool,
-) -> impl Stream<Item = Result<Bytes, ExportError>> {
-    stream::try_unfold(Step::Page { after: None }, move |step| {
+) -> Result<impl Stream<Item = Result<Bytes, StreamError>>, StreamError> {
+    let writer = LabelWriter::new(form)?;
+    Ok(stream::try_unfold(Step::Page { after: None, writer }, move |step| {
         let store = store.clone();
         async move {
-            let after = match step {
+            let (after, mut writer) = match step {
                 Step::Done => return Ok(None),
-                Step::End => {
-                    let end = if format == ExportFormat::Json { "]\n" } else { "" };
-                    return Ok(Some((Bytes::from_static(end.as_bytes()), Step::Done)));
-                }
-                Step::Page { after } => after,
+                Step::End(writer) => return Ok(Some((Bytes::from(writer.finish()?), Step::Done))),
+                Step::Page { after, writer } => (after, writer),
             };
             // A connection a page, so that a slow reader doesn't keep one.
             let mut connection = store.acquire().await?;
             let rows = store::label::list_for_export(&mut connection, project, after, ROWS_PER_PAGE).await?;
             drop(connection);
-            let next = match rows.last() {
-                Some(last) if rows.len() as i64 == ROWS_PER_PAGE => Step::Page { after: Some(last.label) },
-                _ => Step::End,
+            let last = rows.last().map(|row| row.label).filter(|_| rows.len() as i64 == ROWS_PER_PAGE);
+            let rows: Vec<_> = rows.into_iter().map(|row| LabelRowAnswer::new(row, blinded)).collect();
+            let bytes = writer.write(&rows)?;
+            let next = match last {
+                Some(label) => Step::Page { after: Some(label), writer },
+                None => Step::End(writer),
             };
-            let text = write_rows(
-                format,
-                after.is_none(),
-                rows.into_iter().map(|row| LabelRowAnswer::new(row, blinded)),
-            )?;
-            Ok(Some((Bytes::from(text), next)))
+            Ok(Some((Bytes::from(bytes), next)))
         }
-    })
+    }))
 }
 
-/// One page of rows; the first one begins the document.
-fn write_rows(
-    format: ExportFormat,
-    first: bool,
-    rows: impl Iterator<Item = LabelRowAnswer>,
-) -> Result<Vec<u8>, ExportError> {
-    let mut text = Vec::new();
-    match format {
-        ExportFormat::Csv => {
-            let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(&mut text);
-            if first {
-                writer.write_record([
-                    "label",
-                    "task",
-                    "item",
-                    "name",
-                    "class",
-                    "labeler",
-                    "round",
-                    "source",
-                    "model_version",
-                    "seconds",
-                    "created_at",
-                ])?;
-            }
-            for row in rows {
-                writer.serialize(row)?;
-            }
-            writer.flush()?;
-            drop(writer);
-        }
-        ExportFormat::Json | ExportFormat::Jsonl => {
-            let array = format == ExportFormat::Json;
-            for (index, row) in rows.enumerate() {
-                match (array, first && index == 0) {
-                    (true, true) => text.extend_from_slice(b"[\n"),
-                    (true, false) => text.extend_from_slice(b",\n"),
-                    (false, _) => {}
+/// What exported labels can be written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelForm {
+    /// One JSON array.
+    Json,
+    /// A table.
+    Table(Form),
+}
+
+/// Labels that are being written.
+enum LabelWriter {
+    Json { is_begun: bool },
+    Table(TableWriter<LabelRowAnswer>),
+}
+
+impl LabelWriter {
+    fn new(form: LabelForm) -> Result<Self, StreamError> {
+        Ok(match form {
+            LabelForm::Json => Self::Json { is_begun: false },
+            LabelForm::Table(form) => Self::Table(TableWriter::new(form)?),
+        })
+    }
+
+    fn write(&mut self, rows: &[LabelRowAnswer]) -> Result<Vec<u8>, StreamError> {
+        match self {
+            Self::Table(table) => Ok(table.write(rows)?),
+            Self::Json { is_begun } => {
+                let mut text = Vec::new();
+                for row in rows {
+                    let begins = !std::mem::replace(is_begun, true);
+                    text.extend_from_slice(if begins { b"[\n" } else { b",\n" });
+                    serde_json::to_writer(&mut text, row)?;
                 }
-                serde_json::to_writer(&mut text, &row)?;
-                if !array {
-                    text.push(b'\n');
-                }
-            }
-            if array && first && text.is_empty() {
-                text.push(b'[');
+                Ok(text)
             }
         }
     }
-    Ok(text)
+
+    fn finish(self) -> Result<Vec<u8>, StreamError> {
+        match self {
+            Self::Table(table) => Ok(table.finish()?),
+            Self::Json { is_begun } => Ok(if is_begun { b"]\n".to_vec() } else { b"[]\n".to_vec() }),
+        }
+    }
 }
 
 /// Why a stream broke off; the client sees a body that ends too early.
 #[derive(Debug, thiserror::Error)]
-pub enum ExportError {
+pub enum StreamError {
     /// The database.
     #[error("the labels could not be read: {0}")]
     Store(#[from] store::StoreError),
-    /// A row as CSV.
-    #[error("a row could not be written: {0}")]
-    Csv(#[from] csv::Error),
+    /// A page as a table.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// A row as JSON.
     #[error("a row could not be written: {0}")]
     Json(#[from] serde_json::Error),
-    /// The buffer of a page.
-    #[error("a row could not be written: {0}")]
-    Io(#[from] std::io::Error),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(name: &str) -> LabelRowAnswer {
-        LabelRowAnswer {
+    fn rows(names: &[&str]) -> Vec<LabelRowAnswer> {
+        let row = |name: &&str| LabelRowAnswer {
             label: LabelId::generate(),
             task: TaskId::generate(),
             item: ItemId::generate(),
-            name: name.to_owned(),
+            name: (*name).to_owned(),
             class: "T-shirt/top".to_owned(),
             labeler: "ana".to_owned(),
             round: 1,
@@ -269,30 +282,37 @@ mod tests {
             model_version: None,
             seconds: Some(1.5),
             created_at: Utc::now(),
-        }
+        };
+        names.iter().map(row).collect()
     }
 
-    fn write(format: ExportFormat, first: bool, names: &[&str]) -> String {
-        let text = write_rows(format, first, names.iter().map(|name| row(name))).expect("rows");
-        String::from_utf8(text).expect("UTF-8")
-    }
-
-    #[test]
-    fn two_pages_make_one_json_array() {
-        let text =
-            write(ExportFormat::Json, true, &["a", "b"]) + &write(ExportFormat::Json, false, &["c"]) + "]\n";
-        let rows: Vec<serde_json::Value> = serde_json::from_str(&text).expect("an array");
-        assert_eq!(rows.len(), 3);
-        let none: Vec<serde_json::Value> =
-            serde_json::from_str(&(write(ExportFormat::Json, true, &[]) + "]")).expect("empty");
-        assert!(none.is_empty());
+    fn write(form: LabelForm, pages: &[&[&str]]) -> Vec<u8> {
+        let mut writer = LabelWriter::new(form).expect("a table");
+        let mut bytes: Vec<u8> =
+            pages.iter().flat_map(|names| writer.write(&rows(names)).expect("rows")).collect();
+        bytes.extend(writer.finish().expect("an end"));
+        bytes
     }
 
     #[test]
-    fn csv_has_one_header_and_quotes_what_needs_it() {
-        let text = write(ExportFormat::Csv, true, &["a,b"]) + &write(ExportFormat::Csv, false, &["c"]);
-        assert_eq!(text.lines().count(), 3);
-        assert!(text.starts_with("label,task,item,name,class"));
-        assert!(text.contains("\"a,b\",T-shirt/top,ana,1,query,,1.5,"), "{text}");
+    fn two_pages_make_one_json_array_and_none_an_empty_one() {
+        let text = write(LabelForm::Json, &[&["a", "b"], &["c"]]);
+        assert_eq!(serde_json::from_slice::<Vec<serde_json::Value>>(&text).expect("an array").len(), 3);
+        let none = write(LabelForm::Json, &[&[]]);
+        assert!(serde_json::from_slice::<Vec<serde_json::Value>>(&none).expect("an array").is_empty());
+    }
+
+    #[test]
+    fn every_form_has_the_columns_of_the_contract() {
+        let csv = String::from_utf8(write(LabelForm::Table(Form::Csv), &[&["a,b"], &["c"]])).expect("UTF-8");
+        assert_eq!(csv.lines().count(), 3);
+        let header = "label,task,item,name,class,labeler,round,source,model_version,seconds,created_at";
+        assert_eq!(csv.lines().next(), Some(header));
+        assert!(csv.contains("\"a,b\",T-shirt/top,ana,1,query,,1.5,"), "{csv}");
+        let fields = serde_json::to_value(&rows(&["a"])[0]).expect("JSON");
+        let mut named: Vec<_> = LabelRowAnswer::COLUMNS.iter().map(|column| column.name).collect();
+        named.sort_unstable();
+        assert_eq!(fields.as_object().expect("an object").keys().collect::<Vec<_>>(), named);
+        assert!(write(LabelForm::Table(Form::Parquet), &[&["a"]]).starts_with(b"PAR1"));
     }
 }

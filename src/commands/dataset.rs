@@ -1,4 +1,4 @@
-//! The data sets of the demo: where they lie, what their classes are called, and the answers that they know.
+//! Data sets whose answers are known, for `demo` and `simulate`: where they lie, what their classes are called, and the answers.
 
 use std::path::{Path, PathBuf};
 
@@ -29,10 +29,10 @@ const FASHION_MNIST_CLASSES: [&str; 10] = [
 const CIFAR10_CLASSES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// A data set for the demo.
+/// A data set whose answers are known.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    /// Name of the project made from it.
+    /// Name of the project that the demo makes from it, and of the data set in reports.
     pub project: String,
     /// Folder or archive.
     pub source: PathBuf,
@@ -40,7 +40,7 @@ pub struct Dataset {
     pub classes: Vec<String>,
     /// Size of the packed images.
     pub image: ImageShape,
-    /// Passes of the pretext task, so that the first batch opens within ten minutes on two cores.
+    /// Passes of the demo's pretext task, so that the first batch opens within ten minutes on two cores.
     pub pretext_epochs: u32,
     /// Whether the source has a test split.
     pub has_test_split: bool,
@@ -103,7 +103,7 @@ impl Dataset {
         }
         if classes.len() < 2 {
             bail!(
-                "{} needs a folder for each of at least two classes, since a demo knows no other way to their names",
+                "{} needs a folder for each of at least two classes, since there is no other way to their names",
                 source.display()
             );
         }

@@ -1,13 +1,17 @@
 //! Labels that are probably wrong: confident learning on probabilities that a model gave without having seen the label.
 //!
 //! C. Northcutt, L. Jiang, I. Chuang, *Confident Learning*, JAIR 70:1373, 2021: a class counts as confident for an item when its probability
-//! reaches the mean that items given this class have (Eq. 2); an item whose likeliest confident class isn't its own stands off the diagonal
+//! reaches the mean that items given this class have (Eq. 2), here at most `CONFIDENT_AT`; an item whose likeliest confident class isn't its own stands off the diagonal
 //! of the confident joint and is suspected. Ranked by normalised margin. Pure.
 
 use super::project::ClassIndex;
 
 /// Items of a class below which nothing is said about it: no fold of a cross-validation could learn it.
 pub const CLASS_ITEM_COUNT_MIN: usize = 5;
+
+/// A probability that is confident whatever the class's mean is: where a model is nearly always certain, the mean would leave nothing to
+/// suspect.
+const CONFIDENT_AT: f64 = 0.8;
 
 /// An item whose class is suspected.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,8 +39,10 @@ pub fn suspect(probabilities: &[f32], given: &[ClassIndex], class_count: usize) 
             counts[usize::from(class.0)] += 1;
         }
     }
-    let threshold =
-        |class: usize| (counts[class] >= CLASS_ITEM_COUNT_MIN).then(|| sums[class] / counts[class] as f64);
+    let threshold = |class: usize| {
+        (counts[class] >= CLASS_ITEM_COUNT_MIN)
+            .then(|| (sums[class] / counts[class] as f64).min(CONFIDENT_AT))
+    };
     let thresholds: Vec<Option<f64>> = (0..class_count).map(threshold).collect();
     let mut suspicions: Vec<Suspicion> =
         rows().enumerate().filter_map(|(item, (row, class))| judge(item, row, *class, &thresholds)).collect();

@@ -114,6 +114,12 @@ async fn authenticate(app: &AppState, parts: &Parts) -> Result<Principal, ApiErr
     Ok(principal)
 }
 
+/// The token of a request's session, if its cookie is good.
+#[must_use]
+pub fn session_token(app: &AppState, headers: &HeaderMap) -> Option<TokenId> {
+    cookie(headers, SESSION_COOKIE).and_then(|value| session::open(&app.key, value, Utc::now()))
+}
+
 /// The caller whom a token's text names.
 pub async fn principal_of_text(app: &AppState, text: &TokenText) -> Result<Principal, ApiError> {
     let mut connection = app.store.acquire().await?;

@@ -103,6 +103,46 @@ async fn whoever_has_just_answered_may_hold_two_sheets_of_images() {
 }
 
 #[tokio::test]
+async fn leases_that_ran_out_are_given_up_before_new_ones_are_counted() {
+    let house = labeling(50, 1).await;
+    let ana = house.labeler("ana").await;
+    assert_eq!(house.lease(ana, 20).await.tasks.len(), 20);
+    house.expire_leases().await;
+    assert_eq!(house.lease(ana, 20).await.tasks.len(), 20);
+    let row = house.row().await;
+    let mut transaction = house.store().begin().await.unwrap();
+    assert_eq!(renew_leases(&mut transaction, &row, ana, None).await.unwrap(), 20);
+    transaction.commit().await.unwrap();
+    assert_eq!(house.number("select count(*) from slot where state = 'leased'").await, 20);
+    house.check_invariants().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn labelers_at_once_get_the_best_ranked_tasks_between_them() {
+    let house = labeling(80, 1).await;
+    let mut labelers = Vec::new();
+    for name in 0..8 {
+        labelers.push(house.labeler(&format!("labeler {name}")).await);
+    }
+    for round in 1..=3 {
+        let leases = labelers.iter().map(|labeler| house.lease(*labeler, 2));
+        let leases = futures_util::future::join_all(leases).await;
+        let items: HashSet<_> =
+            leases.iter().flat_map(|leases| &leases.tasks).map(|task| task.item).collect();
+        assert_eq!(items.len(), 16);
+        // A lease under way hides its slots from the others, who take the next ones: nobody gets far ahead, and nothing is passed over.
+        let last = items.iter().filter_map(|item| house.items.iter().position(|known| known == item)).max();
+        assert!(last.is_some_and(|last| last < 16 * round + 16), "{last:?} in round {round}");
+    }
+    // What was passed over in the crowd is first now.
+    let late = house.lease(labelers[0], 1).await.tasks[0].item;
+    let open = house.number("select min(priority) from slot where state = 'open'").await;
+    let place = house.items.iter().position(|known| *known == late);
+    let first_open = (open - (1 << 40)) >> 8;
+    assert!(place.is_some_and(|place| (place as i64) < first_open), "{place:?} before {first_open}");
+}
+
+#[tokio::test]
 async fn tasks_are_handed_out_by_rank_and_a_reload_gets_them_back() {
     let house = labeling(6, 1).await;
     let ana = house.labeler("ana").await;

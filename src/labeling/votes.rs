@@ -251,14 +251,13 @@ fn conclude(of_task: &TaskVotes, seed: u64, ties: Ties<'_>) -> (TaskState, Optio
     }
 }
 
-/// The class that the votes give without anything being asked; of a check without any, the class that it checks.
+/// The class that the votes give without anything being asked.
 pub(crate) fn standing_class(of_task: &TaskVotes, seed: u64) -> Option<ClassIndex> {
-    let class = match majority(&of_task.classes()) {
+    match majority(&of_task.classes()) {
         Verdict::Class(class) => Some(class),
         Verdict::Tie => break_tie(of_task, seed),
         Verdict::NoVotes => None,
-    };
-    class.or(of_task.task.known_class.filter(|_| of_task.is_relabel()))
+    }
 }
 
 /// What the weighed votes say, if that is among the leaders' classes; else a draw.

@@ -84,7 +84,8 @@ pub(super) async fn plan(
         settings.show_suggestions && query.iter().chain(&random).any(|choice| !choice.suggestions.is_empty());
     let gold = choose_gold(connection, project, number, gold_count, shows_guesses, audit).await?;
     let asked_votes = votes * (fresh_count + gold.len()) as u64;
-    let checks = choose_checks(connection, project, audit, free - asked_votes, asked_votes, &gold).await?;
+    let checks =
+        choose_checks(connection, project, number, audit, free - asked_votes, asked_votes, &gold).await?;
     let of_source = |choices: Vec<&ChosenItem>, source| -> Vec<NewTask> {
         choices.into_iter().map(|choice| choice.to_task(0, source)).collect()
     };
@@ -96,7 +97,7 @@ pub(super) async fn plan(
         ahead_count: ahead_count as usize,
         tasks: mingle(settings.seed, number, of_source(query, TaskSource::Query), spread, first_rank),
         fresh_count,
-        asked_again_count: slot::count_unclosed(connection, project.id, number).await?.unsigned_abs(),
+        asked_again_count: slot::count_asked_again(connection, project.id, number).await?.unsigned_abs(),
         askable_count: pool::count_askable(connection, project.id, number).await?,
     })
 }

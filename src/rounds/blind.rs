@@ -60,6 +60,7 @@ pub(super) fn gold_key(project: &ProjectRow, number: i32) -> StreamKey {
 pub(super) async fn choose_checks(
     connection: &mut PgConnection,
     project: &ProjectRow,
+    number: i32,
     audit: Option<&AuditOutcome>,
     free: u64,
     asked_votes: u64,
@@ -78,7 +79,7 @@ pub(super) async fn choose_checks(
     }
     let items: Vec<ItemId> = audit.suspects.iter().map(|suspect| suspect.item).collect();
     let classes: HashMap<ItemId, ClassIndex> =
-        task::filter_relabelable(connection, &items).await?.into_iter().collect();
+        task::filter_relabelable(connection, &items, number).await?.into_iter().collect();
     let is_gold = |item: ItemId| gold.iter().any(|task| task.item == item);
     // A class that changed since the audit isn't the one that was suspected.
     let checks = audit

@@ -169,7 +169,7 @@ async fn end_training(connection: &mut PgConnection, project: &ProjectRow) -> Re
     }
     let next = row.number + 1;
     let any_ahead = task::count_batch(connection, project.id, next).await? > 0
-        || slot::count_unclosed(connection, project.id, next).await? > 0;
+        || slot::count_asked_again(connection, project.id, next).await? > 0;
     if !any_ahead && !can_ask(connection, project, next).await? {
         return end(connection, project, Some((&row, version))).await;
     }

@@ -290,10 +290,13 @@ pub async fn add_for_round(
     round_number: i32,
 ) -> Result<(), StoreError> {
     let slots: Vec<SlotId> = tasks.iter().map(|_| SlotId::generate()).collect();
-    // Among that round's tasks by the rank it had, so that it can't be told from them.
+    // Among that round's tasks by the rank it had, so that it can't be told from them; no two slots of a task alike, since a lease looks
+    // at the first of a task alone.
     sqlx::query!(
         "insert into slot (id, task, project, round_number, priority)
-         select f.slot, t.id, t.project, $3::int, ($3::int::bigint << 40) | (t.rank::bigint << 8) | (f.place % 256)
+         select f.slot, t.id, t.project, $3::int,
+           coalesce((select max(s.priority) from slot s where s.task = t.id and s.round_number = $3::int),
+             (($3::int::bigint << 40) | (t.rank::bigint << 8)) - 1) + row_number() over (partition by f.task order by f.place)
          from unnest($1::uuid[], $2::uuid[]) with ordinality as f (slot, task, place) join task t on t.id = f.task",
         &slots as &[SlotId],
         tasks as &[TaskId],
@@ -304,15 +307,15 @@ pub async fn add_for_round(
     Ok(())
 }
 
-/// Slots that are open or leased and that round `round_number` waits for.
-pub async fn count_unclosed(
+/// Slots of older tasks that round `round_number` waits for or has the votes of, since theirs were set aside.
+pub async fn count_asked_again(
     connection: &mut PgConnection,
     project: ProjectId,
     round_number: i32,
 ) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
-        r#"select count(*) as "count!" from slot
-           where project = $1 and round_number = $2 and state in ('open', 'leased')"#,
+        r#"select count(*) as "count!" from slot s join task t on t.id = s.task
+           where s.project = $1 and s.round_number = $2 and s.state in ('open', 'leased', 'answered') and t.round_number < $2"#,
         project as ProjectId,
         round_number
     )

@@ -398,17 +398,21 @@ pub async fn list_relabels_of(
     Ok(rows.into_iter().map(|row| (row.id, row.item)).collect())
 }
 
-/// Which of these items can be asked again as a blind check of their class: none is open, none was checked before; with the class.
+/// Which of these items round `round_number` may ask again as a blind check of their class, with the class.
+///
+/// None is open or was checked before, and none was asked by the round itself, whose labels may yet be undone.
 pub async fn filter_relabelable(
     connection: &mut PgConnection,
     items: &[ItemId],
+    round_number: i32,
 ) -> Result<Vec<(ItemId, ClassIndex)>, StoreError> {
     let rows = sqlx::query!(
         r#"select i.id as "id: ItemId", i.class as "class!: ClassIndex" from item i
            where i.id = any($1) and i.class is not null and i.excluded is null
              and not exists (select from task t where t.item = i.id
-               and (t.state in ('open', 'adjudication') or t.source = 'relabel' and t.state <> 'withdrawn'))"#,
-        items as &[ItemId]
+               and (t.state in ('open', 'adjudication') or t.state <> 'withdrawn' and (t.source = 'relabel' or t.round_number >= $2)))"#,
+        items as &[ItemId],
+        round_number
     )
     .fetch_all(connection)
     .await?;

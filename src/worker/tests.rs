@@ -322,6 +322,65 @@ async fn a_pile_of_images_becomes_a_trained_head() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_are_audited_and_the_most_suspicious_is_asked_again() {
+    let mut settings = settings();
+    settings.fine_tune.mode = FineTuneMode::Head;
+    settings.look_ahead = false;
+    (settings.batch_size, settings.budget, settings.random_fraction) = (30, 45.0, 0.5);
+    (settings.gold_fraction, settings.relabel_fraction) = (0.1, 0.1);
+    let service = Service::start(settings).await;
+    let images = service.folder.path().join("images");
+    draw_images(&images, 20);
+    for number in 0..3 {
+        // Dark, and called light by its folder and so by the labeler.
+        let image = GrayImage::from_fn(8, 8, |x, y| Luma([14 + (number * x + 5 * y) as u8]));
+        image.save(images.join(format!("train/light/wrong-{number}.png"))).unwrap();
+    }
+    service.import_to_end(&images).await;
+    service.until_state(ProjectState::Ready).await;
+    let labeler = service.labeler().await;
+    service.control("start").await;
+    service
+        .until("the project is finished", async || {
+            service.answer(labeler).await;
+            (service.row().await.state == ProjectState::Finished).then_some(())
+        })
+        .await;
+    let suspect =
+        "select i.name from job j join item i on i.id = (j.outcome -> 'suspects' -> 0 ->> 'item')::uuid
+        where kind = 'audit' and subject = 'round-1'";
+    let labeled = "select string_agg(name, ' ' order by name) from item where class is not null and name like '%wrong%'";
+    println!("{}", service.text(labeled).await);
+    println!(
+        "{}",
+        service.text("select string_agg(subject || outcome::text, ' ') from job where kind = 'audit'").await
+    );
+    let found = service.text(suspect).await;
+    assert!(found.contains("wrong"), "{found}");
+    let asked_again =
+        "select string_agg(i.name, ' ') from task t join item i on i.id = t.item where source = 'relabel'";
+    assert_eq!(service.text(asked_again).await, found);
+    assert_eq!(
+        service.number("select count(*) from task where source = 'gold' and state = 'settled'").await,
+        1
+    );
+    // A blind task looks like the others: it has a guess, too.
+    let without_guess = "select count(*) from task where round_number = 2 and suggestions = '[]'";
+    assert_eq!(service.number(without_guess).await, 0);
+    let judged =
+        "select (outcome ->> 'item_count')::bigint from job where kind = 'audit' and subject = 'round-1'";
+    assert_eq!(service.number(judged).await, 30);
+    service
+        .until("the last audit is done", async || {
+            let done =
+                "select count(*) from job where kind = 'audit' and subject = 'round-2' and state = 'done'";
+            (service.number(done).await == 1).then_some(())
+        })
+        .await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_that_cannot_be_read_fails_with_its_reason_and_the_next_one_works() {
     let service = Service::start(settings()).await;
     let mut subscription = service.events.subscribe(None, None).await.unwrap();

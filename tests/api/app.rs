@@ -89,7 +89,7 @@ const INVARIANTS: [(&str, &str); 5] = [
     ),
     (
         "a settled task has no slot that is open or leased, and its item has a class",
-        "select from task t join item i on i.id = t.item where t.state = 'settled'
+        "select from task t join item i on i.id = t.item where t.state = 'settled' and t.source <> 'gold'
            and (i.class is null or exists (select from slot s where s.task = t.id and s.state in ('open', 'leased')))",
     ),
     (
@@ -170,6 +170,31 @@ pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnO
         stop,
         _server: AbortOnDropHandle::new(server),
         _home: home,
+    }
+}
+
+impl App {
+    /// Stops the server and starts another on the same database and object store, as a restart does.
+    pub async fn restart(&mut self) {
+        self.stop.cancel();
+        self.stop = CancellationToken::new();
+        let store = Store::connect(&self.database.url()).await.expect("a connection");
+        let events = Events::start(store.clone(), self.stop.clone()).await.expect("events");
+        let round_counts = RoundCounts::new(store.clone(), SupervisorWake::new());
+        self.state =
+            AppState { store, events, round_counts, login_codes: Arc::default(), ..self.state.clone() };
+        let listener =
+            tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
+        self.url = format!("http://{}", listener.local_addr().expect("an address"));
+        let served = http::serve(listener, self.state.clone(), self.stop.clone());
+        self._server =
+            AbortOnDropHandle::new(tokio::spawn(async move { served.await.expect("the server runs") }));
+    }
+
+    /// A number from the database.
+    pub async fn number(&self, sql: &'static str) -> i64 {
+        let mut connection = self.database.store().acquire().await.expect("a connection");
+        sqlx::query_scalar(sql).fetch_one(&mut *connection).await.expect("a number")
     }
 }
 

@@ -3,8 +3,10 @@
 //! Tasks are made through the store, so no learner is needed; what the learner does is tested where it lives.
 
 mod access;
+mod agreement;
 mod answer;
 mod app;
+mod bad_labels;
 mod errors;
 mod events;
 mod idempotency;

@@ -14,10 +14,12 @@ use crate::access::token::TokenText;
 use crate::domain::ids::{ProjectId, TokenId};
 use crate::domain::role::Role;
 use crate::http::AppState;
-use crate::http::auth::{Labeler, SESSION_COOKIE, check_origin, principal_of_id, principal_of_text};
+use crate::http::auth::{
+    Labeler, SESSION_COOKIE, check_origin, principal_of_id, principal_of_text, session_token,
+};
 use crate::http::extract::Json;
 use crate::http::problem::{ApiError, ProblemKind};
-use crate::store;
+use crate::store::{self, StoreError};
 
 /// Who calls.
 #[derive(Debug, Serialize, ToSchema)]
@@ -120,7 +122,7 @@ fn refuse_foreign_page(method: &Method, headers: &HeaderMap) -> Result<(), ApiEr
     Ok(())
 }
 
-/// Ends the session of this browser.
+/// Ends the session of this browser; whoever leaves gives back the tasks it holds.
 #[utoipa::path(
     delete,
     path = "/api/v1/session",
@@ -131,8 +133,20 @@ fn refuse_foreign_page(method: &Method, headers: &HeaderMap) -> Result<(), ApiEr
 )]
 pub async fn delete_session(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     refuse_foreign_page(&Method::DELETE, &headers)?;
+    if let Some(token) = session_token(&app, &headers)
+        && let Err(error) = give_back(&app, token).await
+    {
+        // One can leave without the database; the leases run out.
+        tracing::warn!(error = %error, "the leases of a session that ended couldn't be given back");
+    }
     let cookie = cookie(&app, "", 0);
     Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response())
+}
+
+async fn give_back(app: &AppState, token: TokenId) -> Result<(), StoreError> {
+    let mut connection = app.store.acquire().await?;
+    store::slot::release_everywhere(&mut connection, token).await?;
+    Ok(())
 }
 
 fn cookie(app: &AppState, value: &str, max_age_seconds: i64) -> String {

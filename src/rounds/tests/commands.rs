@@ -34,7 +34,7 @@ async fn what_is_imported_after_the_start_is_embedded_and_scored_for_the_next_ba
 #[tokio::test]
 async fn a_project_without_items_or_budget_is_not_started() {
     let empty = House::build(ProjectState::Empty, 0, ProjectSettings::default()).await;
-    let driver = Driver { ana: empty.labeler("ana").await, house: empty };
+    let driver = Driver { ana: empty.labeler("ana").await, house: empty, accuracies: Mutex::default() };
     assert!(matches!(driver.start().await, Err(control::ControlError::Empty)));
     assert!(matches!(driver.control("finish").await, Err(control::ControlError::NotStarted)));
     let broke = Driver::new(5, settings(10, 0.0)).await;

@@ -4,6 +4,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::labeling::set_labeler_aside;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_labels_and_supervisors_complete_a_batch_exactly_once() {
@@ -88,8 +89,13 @@ async fn counts_asked_at_once_all_see_their_own_commit() {
 
 /// Any order of labels, skips, undos, expiries, ticks, jobs and budget changes keeps the invariants.
 async fn walk(seed: u64, votes_per_task: u32) {
-    let settings = ProjectSettings { votes_per_task, gold_fraction: 0.2, ..settings(6, 31.0) };
-    let driver = Driver::new(30, settings).await;
+    let settings = ProjectSettings {
+        votes_per_task,
+        gold_fraction: 0.2,
+        relabel_fraction: 0.4,
+        ..settings(12, 61.0 * f64::from(votes_per_task))
+    };
+    let driver = Driver::new(50, settings).await;
     driver.house.import_class(driver.house.items[0], ClassIndex(1)).await;
     let mut labelers = vec![driver.ana];
     for name in ["ben", "cem", "dan"] {
@@ -99,11 +105,11 @@ async fn walk(seed: u64, votes_per_task: u32) {
     let mut stream = ChaCha8Rng::seed_from_u64(seed);
     let mut tasks: Vec<TaskId> = Vec::new();
     let mut labels: Vec<LabelId> = Vec::new();
-    for step in 0..120 {
+    for step in 0..180 {
         let labeler = labelers[stream.random_range(0..labelers.len())];
         let class = CLASSES[stream.random_range(0..CLASSES.len())];
         let row = driver.house.row().await;
-        match stream.random_range(0..12) {
+        match stream.random_range(0..15) {
             0..=4 => {
                 let leased = driver.house.lease(labeler, 3).await.tasks;
                 tasks.extend(leased.iter().map(|task| task.task));
@@ -126,7 +132,18 @@ async fn walk(seed: u64, votes_per_task: u32) {
                 transaction.commit().await.unwrap();
             }
             7 => driver.house.expire_leases().await,
-            8 => drop(driver.run_job().await),
+            8 | 9 => drop(driver.run_job().await),
+            10 if step % 8 == 0 => {
+                let mut transaction = driver.store().begin().await.unwrap();
+                let _ = set_labeler_aside(&mut transaction, &row, labeler, None).await;
+                transaction.commit().await.unwrap();
+            }
+            11 if step % 4 == 0 => {
+                driver
+                    .house
+                    .execute("update task set tied_at = now() - interval '2 hours' where tied_at is not null")
+                    .await;
+            }
             _ => drop(tick(driver.store(), driver.house.project).await.unwrap()),
         }
         println!("seed {seed}, step {step}");

@@ -147,18 +147,21 @@ fn sources() -> Vec<Source> {
         .collect()
 }
 
-/// Whether a file is a module that its parent declares for tests alone, such as `rounds/tests.rs`.
+/// Whether a file is a module that its parent declares for tests alone, such as `rounds/tests.rs`, or lies within one.
 fn is_test_module(sources: &[Source], path: &Path) -> bool {
     let (Some(folder), Some(name)) = (path.parent(), path.file_stem()) else {
         return false;
     };
     let declaration = format!("mod {};", name.to_string_lossy());
-    sources
-        .iter()
-        .filter(|source| source.path == folder.with_extension("rs"))
-        .flat_map(|parent| parent.text.split("#[cfg(test)]\n").skip(1))
-        .filter_map(|after| after.lines().next())
-        .any(|line| line.trim_start_matches("pub(crate) ") == declaration)
+    let parent = folder.with_extension("rs");
+    let lies_within = sources.iter().any(|source| source.path == parent) && is_test_module(sources, &parent);
+    lies_within
+        || sources
+            .iter()
+            .filter(|source| source.path == folder.with_extension("rs"))
+            .flat_map(|parent| parent.text.split("#[cfg(test)]\n").skip(1))
+            .filter_map(|after| after.lines().next())
+            .any(|line| line.trim_start_matches("pub(crate) ") == declaration)
 }
 
 /// The files of the product, without modules of tests.

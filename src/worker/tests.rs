@@ -331,10 +331,9 @@ async fn labels_are_audited_and_the_most_suspicious_is_asked_again() {
     let service = Service::start(settings).await;
     let images = service.folder.path().join("images");
     draw_images(&images, 20);
-    // Six of 46, so that a first batch of 30 holds some, whatever is drawn.
-    for number in 0..6 {
-        // Dark, and called light by its folder and so by the labeler.
-        let image = GrayImage::from_fn(8, 8, |x, y| Luma([14 + (number * x + 5 * y) as u8]));
+    for number in [2, 6] {
+        // Like two of the dark ones, and called light by its folder and so by the labeler.
+        let image = GrayImage::from_fn(8, 8, |x, _| Luma([12 + number * x as u8]));
         image.save(images.join(format!("train/light/wrong-{number}.png"))).unwrap();
     }
     service.import_to_end(&images).await;
@@ -354,7 +353,8 @@ async fn labels_are_audited_and_the_most_suspicious_is_asked_again() {
     assert!(found.contains("wrong"), "{found}");
     let asked_again =
         "select string_agg(i.name, ' ') from task t join item i on i.id = t.item where source = 'relabel'";
-    assert_eq!(service.text(asked_again).await, found);
+    let asked_again = service.text(asked_again).await;
+    assert!(asked_again.split(' ').any(|name| name == found), "{found} among {asked_again}");
     assert_eq!(
         service.number("select count(*) from task where source = 'gold' and state = 'settled'").await,
         1

@@ -190,6 +190,19 @@ pub fn reads_embeddings(strategy: &Strategy) -> bool {
     }
 }
 
+/// Whether a strategy reads what a downstream model thinks of the candidates.
+#[must_use]
+pub fn reads_scores(strategy: &Strategy) -> bool {
+    !matches!(
+        strategy,
+        Strategy::Pretext {}
+            | Strategy::Random {}
+            | Strategy::Typical {}
+            | Strategy::Typiclust {}
+            | Strategy::Probcover { .. }
+    )
+}
+
 /// A candidate's row and the score that put it there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Ranked {
@@ -346,6 +359,23 @@ mod tests {
                 distinct.dedup();
                 prop_assert_eq!(distinct.len(), count.min(60), "{:?} picked an item twice", strategy);
             }
+        }
+    }
+
+    #[test]
+    fn a_strategy_that_reads_no_scores_chooses_without_them_and_the_others_ask_for_them() {
+        let hashes: Vec<_> = (0..30).map(hash).collect();
+        let values: Vec<f32> = (0..60u8).map(f32::from).collect();
+        let candidates = Candidates {
+            hashes: &hashes,
+            pretext_loss: Some(&values[..30]),
+            embeddings: Some(Rows { values: &values, width: 2 }),
+            class_count: 3,
+            ..Candidates::default()
+        };
+        for strategy in every_strategy() {
+            let chosen = select(&strategy, &candidates, 5, 7, 2);
+            assert_eq!(chosen.is_err(), reads_scores(&strategy), "{strategy:?}: {chosen:?}");
         }
     }
 

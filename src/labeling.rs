@@ -30,6 +30,7 @@ pub use report::{AgreementReport, ClassAgreement, LabelerAgreement, PairAgreemen
 pub use set_aside::{SetAside, set_labeler_aside};
 pub use skip::{SkippedTask, skip_task};
 pub use submit::{Submission, SubmitResult, submit_labels};
+pub use weigh::WeighError;
 
 /// Who wants to change a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,10 +34,12 @@ use crate::domain::ids::ProjectId;
 use crate::domain::job::JobKind;
 use crate::engine::{Engine, EngineError};
 use crate::events::Events;
+use crate::learner::ScoreRow;
 use crate::rounds::request::RequestError;
 use crate::rounds::{JobWake, SupervisorWake};
 use crate::store::job::JobRow;
 use crate::store::project::ProjectRow;
+use crate::store::task::Suggestion;
 use crate::store::{Store, StoreError, job, project};
 use crate::telemetry::metric;
 use attempt::{Attempt, StopReason};
@@ -61,6 +63,12 @@ const LEARNING: [JobKind; 7] = [
     JobKind::Select,
     JobKind::Audit,
 ];
+
+/// The guesses of a score that labelers may be shown, the best first.
+fn name_guesses(score: &ScoreRow) -> Vec<Suggestion> {
+    let named = score.top.iter().filter(|(_, probability)| *probability > 0.0);
+    named.map(|(class, probability)| Suggestion { class: *class, probability: *probability }).collect()
+}
 
 /// Why a job's body ended without a result.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::dataset::Dataset;
 use super::progress::Progress;
@@ -15,39 +15,6 @@ use crate::domain::settings::{BackboneKind, FineTuneMode, FineTuneSettings, Pret
 use crate::engine::device;
 use crate::import::StopFlag;
 use crate::simulate::{self, Arm, FirstBatch, Observer, Oracle, Plan, RoundRecord, RunRecord, Stopped};
-
-/// The pretext task.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Task {
-    /// Which of four rotations an image has
-    Rotation,
-}
-
-impl From<Task> for PretextKind {
-    fn from(task: Task) -> Self {
-        match task {
-            Task::Rotation => Self::Rotation,
-        }
-    }
-}
-
-/// The network.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Backbone {
-    /// Residual net of 16, 32 and 64 channels
-    Small,
-    /// ResNet-18
-    Resnet18,
-}
-
-/// What fine-tuning moves.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Mode {
-    /// Backbone and head
-    Full,
-    /// The head alone
-    Head,
-}
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -59,7 +26,7 @@ pub struct Arguments {
     source: Option<PathBuf>,
     /// Pretext tasks, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_value = "rotation")]
-    pretext: Vec<Task>,
+    pretext: Vec<PretextKind>,
     /// Passes of the pretext task
     #[arg(long, default_value_t = 2)]
     pretext_epochs: u32,
@@ -86,10 +53,10 @@ pub struct Arguments {
     pool: Option<usize>,
     /// Network
     #[arg(long, value_enum, default_value = "small")]
-    backbone: Backbone,
+    backbone: BackboneKind,
     /// What fine-tuning moves
     #[arg(long, value_enum, default_value = "full")]
-    mode: Mode,
+    mode: FineTuneMode,
     /// Passes over the labels at least
     #[arg(long, default_value_t = FineTuneSettings::default().epochs)]
     fine_tune_epochs: u32,
@@ -127,7 +94,7 @@ pub async fn run(config: Config, arguments: Arguments) -> anyhow::Result<ExitCod
         }
     };
     let (plan, records) = done.context("the simulation ended by a panic")??;
-    print_areas(&records);
+    print_last_rounds(&records);
     println!("Read {}", plan.folder.join("summary.md").display());
     Ok(ExitCode::SUCCESS)
 }
@@ -136,21 +103,15 @@ fn plan(dataset: &Dataset, arguments: &Arguments) -> Plan {
     let steps = (1..=arguments.rounds).map(|round| round.saturating_mul(arguments.query));
     Plan {
         dataset: dataset.project.clone(),
-        pretexts: arguments.pretext.iter().map(|&task| task.into()).collect(),
+        pretexts: arguments.pretext.clone(),
         pretext_epochs: arguments.pretext_epochs,
         arms: arguments.strategies.clone(),
         seed_count: arguments.seeds,
         budgets: if arguments.budgets.is_empty() { steps.collect() } else { arguments.budgets.clone() },
         first_batch: arguments.first,
-        backbone: match arguments.backbone {
-            Backbone::Small => BackboneKind::Small,
-            Backbone::Resnet18 => BackboneKind::Resnet18,
-        },
+        backbone: arguments.backbone,
         fine_tune: FineTuneSettings {
-            mode: match arguments.mode {
-                Mode::Full => FineTuneMode::Full,
-                Mode::Head => FineTuneMode::Head,
-            },
+            mode: arguments.mode,
             epochs: arguments.fine_tune_epochs,
             min_steps: arguments.min_steps,
         },
@@ -172,15 +133,17 @@ fn read(dataset: &Dataset, plan: &Plan, pool: Option<usize>, stop: &StopFlag) ->
     Ok(oracle)
 }
 
-/// The command as it was typed, for the report.
+/// The command as it was typed, for the report, without the options before it: a secret may stand there.
 fn command_line() -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=:,./".contains(c);
-    let quote = |word: String| if word.chars().all(plain) { word } else { format!("'{word}'") };
-    let words = std::env::args().skip(1).map(quote);
+    let quote = |word: String| {
+        if word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    };
+    let words = std::env::args().skip_while(|word| word != "simulate").map(quote);
     ["gleaner".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
-fn print_areas(records: &[RunRecord]) {
+fn print_last_rounds(records: &[RunRecord]) {
     for record in records {
         if let Some(last) = record.rounds.last() {
             let (task, strategy, seed) = (record.pretext.name(), &record.strategy, record.seed);

@@ -35,7 +35,9 @@ impl ImageShape {
 }
 
 /// The network below the head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum BackboneKind {
     /// Residual net of 3 stages of 16, 32 and 64 channels, two blocks each; for 28–32 pixels on a CPU.
@@ -57,7 +59,7 @@ impl BackboneKind {
 }
 
 /// The self-supervised task.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum PretextKind {
     /// Predict which of four rotations was applied (RotNet, Gidaris et al. 2018).
@@ -94,7 +96,7 @@ impl Default for PretextSettings {
 }
 
 /// Which parameters fine-tuning moves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum FineTuneMode {
     /// Backbone and head, from the pretext weights, each round.
@@ -102,6 +104,17 @@ pub enum FineTuneMode {
     Full,
     /// The head alone, on embeddings that are computed once; rounds take seconds.
     Head,
+}
+
+impl FineTuneMode {
+    /// The name that stands in settings and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Head => "head",
+        }
+    }
 }
 
 /// How the downstream model is trained each round.

@@ -25,8 +25,7 @@ impl Estimate {
         }
         let mean = values.iter().sum::<f64>() / count as f64;
         let half_width = (count > 1).then(|| {
-            let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-            let error = (squares / (count - 1) as f64 / count as f64).sqrt();
+            let error = (variance(values) / count as f64).sqrt();
             error * students_t(count - 1).inverse_cdf(0.975)
         });
         Some(Self { mean, half_width, count })
@@ -43,6 +42,16 @@ impl Estimate {
     pub fn interval(&self) -> Option<(f64, f64)> {
         self.half_width.map(|half_width| (self.mean - half_width, self.mean + half_width))
     }
+}
+
+/// The variance that a sample shows of what it is drawn from (divided by n − 1); 0 of fewer than two values.
+#[must_use]
+pub fn variance(values: &[f64]) -> f64 {
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64
 }
 
 fn students_t(freedom: usize) -> StudentsT {
@@ -76,6 +85,13 @@ mod tests {
         let single = Estimate::of(&[2.0]).unwrap();
         assert_eq!((single.mean, single.half_width, single.is_significant()), (2.0, None, false));
         assert_eq!(Estimate::of(&[]), None);
+    }
+
+    #[test]
+    fn the_variance_is_the_sample_s() {
+        // numpy.var([1, 2, 3, 4, 5], ddof=1) = 2.5
+        assert_eq!(variance(&[1.0, 2.0, 3.0, 4.0, 5.0]), 2.5);
+        assert_eq!((variance(&[3.0]), variance(&[])), (0.0, 0.0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::problem::{ApiError, ProblemKind};
 use crate::blob::BlobError;
 use crate::engine::EngineError;
-use crate::labeling::LabelingError;
+use crate::labeling::{LabelingError, WeighError};
 use crate::rounds::control::ControlError;
 use crate::store::StoreError;
 
@@ -14,7 +14,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => Self::unavailable(
-                "the database does not answer for now; try again, under the same Idempotency-Key nothing is done twice",
+                "the database does not answer at the moment; try again, under the same Idempotency-Key nothing is done twice",
                 RETRY_AFTER_SECONDS,
                 error,
             ),
@@ -62,11 +62,20 @@ impl From<LabelingError> for ApiError {
     }
 }
 
+impl From<WeighError> for ApiError {
+    fn from(error: WeighError) -> Self {
+        match error {
+            WeighError::Store(error) => error.into(),
+            WeighError::Broken(_) => Self::internal(error),
+        }
+    }
+}
+
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::QueueFull | EngineError::Stopped => {
-                Self::unavailable("the engine has no time for now; try again", RETRY_AFTER_SECONDS, error)
+                Self::unavailable("the engine is busy; try again", RETRY_AFTER_SECONDS, error)
             }
             EngineError::NoModel => {
                 Self::conflict("the project has no model in this server yet; its first batch trains one")
@@ -87,7 +96,7 @@ impl From<BlobError> for ApiError {
                 Self::unavailable("the object store has no room left; an operator must make some", 60, error)
             }
             BlobError::Failed { .. } => Self::unavailable(
-                "the object store does not answer for now; try again",
+                "the object store does not answer at the moment; try again",
                 RETRY_AFTER_SECONDS,
                 error,
             ),

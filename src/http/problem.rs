@@ -57,7 +57,7 @@ pub enum ProblemKind {
     TooManyRequests,
     /// A fault of the service.
     Internal,
-    /// Something the service needs is away or full for now.
+    /// Something the service needs is away or full at the moment.
     Unavailable,
 }
 
@@ -117,7 +117,9 @@ impl ProblemKind {
                 ("too-many-requests", StatusCode::TOO_MANY_REQUESTS, "Too many requests")
             }
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The service failed"),
-            Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not available for now"),
+            Self::Unavailable => {
+                ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not available at the moment")
+            }
         }
     }
 

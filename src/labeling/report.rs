@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use super::weigh::{SHARED_VOTE_COUNT_MAX, SharedItem, SharedVotes, VoterKey};
+use super::weigh::{SHARED_VOTE_COUNT_MAX, SharedItem, SharedVotes, VoterKey, WeighError};
 use crate::domain::agreement::coefficients::{class_alpha, cohen_kappa, fleiss_kappa, krippendorff_alpha};
 use crate::domain::interval::Interval;
 use crate::domain::project::ClassIndex;
 use crate::store::agreement::{LabelerCounts, list_labelers, list_shared_votes};
 use crate::store::project::ProjectRow;
-use crate::store::{PgConnection, StoreError, pool};
+use crate::store::{PgConnection, pool};
 
 /// Voters up to whose number every pair is compared.
 const PAIRED_VOTER_COUNT_MAX: usize = 30;
@@ -75,16 +75,18 @@ pub struct PairAgreement {
 }
 
 /// Measures the agreement of a project, over its newest 200,000 votes on shared items.
+///
+/// # Errors
+/// The database, or a count that broke off.
 pub async fn report_agreement(
     connection: &mut PgConnection,
     project: &ProjectRow,
-) -> Result<AgreementReport, StoreError> {
+) -> Result<AgreementReport, WeighError> {
     let counts = list_labelers(connection, project.id).await?;
     let rows = list_shared_votes(connection, project.id, SHARED_VOTE_COUNT_MAX).await?;
     let class_count = usize::try_from(pool::count_outputs(connection, project.id).await?).unwrap_or_default();
     let work = move || measure(&SharedVotes::of(rows), counts, class_count);
-    // A count that panicked stands in the log; the report is empty then.
-    Ok(tokio::task::spawn_blocking(work).await.unwrap_or_default())
+    Ok(tokio::task::spawn_blocking(work).await?)
 }
 
 fn measure(shared: &SharedVotes, counts: Vec<LabelerCounts>, class_count: usize) -> AgreementReport {

@@ -241,7 +241,7 @@ fn conclude(of_task: &TaskVotes, seed: u64, ties: Ties<'_>) -> (TaskState, Optio
         (Verdict::Tie, Ties::AskAgain) if of_task.task.state != TaskState::Adjudication => {
             (TaskState::Adjudication, None)
         }
-        // Drawn for now: before the round trains, the weighed votes look at it once more.
+        // The vote that was to decide is in and they still differ: a draw, which weighing all votes may overrule before the round trains.
         (Verdict::Tie, Ties::AskAgain) => (TaskState::Settled, break_tie(of_task, seed)),
         (Verdict::Tie, Ties::Decide(weighed)) => (TaskState::Settled, decide_tie(of_task, seed, weighed)),
         (Verdict::NoVotes, _) if of_task.slots.iter().any(|slot| slot.state == SlotState::Skipped) => {

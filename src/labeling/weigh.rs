@@ -15,6 +15,17 @@ use crate::store::{PgConnection, StoreError, pool};
 
 use super::votes::Weighed;
 
+/// Why votes couldn't be weighed or compared; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum WeighError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The counting panicked, or the process is stopping.
+    #[error("the votes could not be counted: {0}")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
 /// Votes that are weighed at most, the newest.
 pub(crate) const SHARED_VOTE_COUNT_MAX: i64 = 200_000;
 
@@ -106,7 +117,7 @@ pub(crate) struct Verdicts {
 pub(crate) async fn weigh_votes(
     connection: &mut PgConnection,
     project: &ProjectRow,
-) -> Result<Verdicts, StoreError> {
+) -> Result<Verdicts, WeighError> {
     let rows = list_shared_votes(connection, project.id, SHARED_VOTE_COUNT_MAX).await?;
     if rows.is_empty() {
         return Ok(Verdicts::default());
@@ -125,8 +136,8 @@ pub(crate) async fn weigh_votes(
         let changed = shared.items.iter().filter_map(differs).collect();
         Verdicts { weighed, changed }
     };
-    // A weighing that panicked leaves the plurality; its panic stands in the log.
-    Ok(tokio::task::spawn_blocking(work).await.unwrap_or_default())
+    // A failure must not pass for "nothing to weigh": the verdict would be the plurality's.
+    Ok(tokio::task::spawn_blocking(work).await?)
 }
 
 #[cfg(test)]

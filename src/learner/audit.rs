@@ -10,6 +10,7 @@ use super::{EmbeddingTable, LabeledItem, LearnerError, Result, StepHook, check_l
 use crate::domain::content_hash::ContentHash;
 use crate::domain::project::ClassIndex;
 use crate::domain::seed::StreamKey;
+use crate::domain::statistics::variance;
 
 /// Parts of a cross-validation.
 const FOLD_COUNT: usize = 5;
@@ -249,15 +250,6 @@ impl Tally {
             difference_deviation: (over_items + over_draws).sqrt(),
         })
     }
-}
-
-fn variance(values: &[f64]) -> f64 {
-    let count = values.len() as f64;
-    if values.len() < 2 {
-        return 0.0;
-    }
-    let mean = values.iter().sum::<f64>() / count;
-    values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0)
 }
 
 #[cfg(test)]

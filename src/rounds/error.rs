@@ -1,5 +1,6 @@
 //! What a look at a project fails with.
 
+use crate::labeling::WeighError;
 use crate::store::StoreError;
 
 use super::request::RequestError;
@@ -10,6 +11,9 @@ pub enum TickError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The votes couldn't be weighed.
+    #[error(transparent)]
+    Weigh(#[from] WeighError),
     /// A job's row can't be read.
     #[error(transparent)]
     Request(#[from] RequestError),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use crate::acquisition::select;
+use crate::acquisition::{reads_scores, select};
 use crate::domain::content_hash::ContentHash;
 use crate::domain::settings::ProjectSettings;
 use crate::domain::strategy::Strategy;
@@ -29,7 +29,7 @@ pub(super) fn run(bench: &mut Bench<'_>, arm: &Arm, observer: &mut dyn Observer)
     let mut course = Course { arm, first_strategy, settings, labeled: find_queries(bench.oracle, &record) };
     // The scores that the next query needs are those of the last finished round's model, which is trained again to the same bits.
     let mut model = match record.rounds.last() {
-        Some(last) if needs_scores(&arm.strategy) => Some(course.train(bench, last.round, observer)?.model),
+        Some(last) if reads_scores(&arm.strategy) => Some(course.train(bench, last.round, observer)?.model),
         _ => None,
     };
     for (round, &budget) in (1..).zip(budgets).skip(record.rounds.len()) {
@@ -119,7 +119,7 @@ impl Course<'_> {
     ) -> Result<Vec<usize>> {
         let strategy = if round == 1 { self.first_strategy } else { self.arm.strategy };
         let scores = match model {
-            Some(model) if needs_scores(&strategy) => Some(self.score(bench, round, model, observer)?),
+            Some(model) if reads_scores(&strategy) => Some(self.score(bench, round, model, observer)?),
             _ => None,
         };
         let oracle = bench.oracle;
@@ -154,18 +154,6 @@ impl Course<'_> {
         let labeled = with_classes(bench.oracle, &self.labeled);
         Ok(score_round(bench.device, self.input(bench, &labeled, round), model, &mut hook)?)
     }
-}
-
-/// Whether a strategy looks at what a downstream model thinks.
-fn needs_scores(strategy: &Strategy) -> bool {
-    !matches!(
-        strategy,
-        Strategy::Random {}
-            | Strategy::Pretext {}
-            | Strategy::Typical {}
-            | Strategy::Typiclust {}
-            | Strategy::Probcover { .. }
-    )
 }
 
 fn with_classes(oracle: &Oracle, items: &[usize]) -> Vec<LabeledItem> {

@@ -36,7 +36,7 @@ pub struct Oracle {
 impl Oracle {
     /// Reads the data set at `source`, packing it in `scratch`, a folder of its own that may be removed afterwards.
     ///
-    /// Images without a class are left out. `pool_limit` keeps a random part of the pool, the same one for the same limit.
+    /// Images that can't be read or have no class are left out, and the log says how many. `pool_limit` keeps a random part of the pool, the same one for the same limit.
     ///
     /// # Errors
     /// A source or folder that can't be read or written.
@@ -56,9 +56,18 @@ impl Oracle {
             skip_count: 0,
             scratch_dir: scratch.to_owned(),
         };
-        let mut gathered = Gathered { shape, segments: Vec::new(), rows: Vec::new() };
+        let mut gathered = Gathered {
+            shape,
+            segments: Vec::new(),
+            rows: Vec::new(),
+            left_out_count: 0,
+            reason: String::new(),
+        };
         import::run(import::open(source, ImportFormat::Auto)?, &options, &mut gathered, stop)?;
-        let Gathered { segments, mut rows, .. } = gathered;
+        let Gathered { segments, mut rows, left_out_count, reason, .. } = gathered;
+        if left_out_count > 0 {
+            tracing::warn!(image.count = left_out_count, first.reason = reason, "images were left out");
+        }
         rows.sort_unstable_by_key(|row| row.place.hash);
         let (mut pool, test): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.split == Split::Pool);
         if let Some(limit) = pool_limit {
@@ -108,10 +117,25 @@ struct Gathered {
     shape: ImageShape,
     segments: Vec<Arc<SegmentTensor>>,
     rows: Vec<Row>,
+    left_out_count: u64,
+    /// Which image was left out first, and why.
+    reason: String,
+}
+
+impl Gathered {
+    fn leave_out(&mut self, name: &str, reason: &str) {
+        if self.left_out_count == 0 {
+            self.reason = format!("{name}: {reason}");
+        }
+        self.left_out_count += 1;
+    }
 }
 
 impl Sink for Gathered {
     fn commit(&mut self, segment: PreparedSegment) -> std::result::Result<Committed, SinkError> {
+        for rejection in &segment.rejected {
+            self.leave_out(&rejection.name, &rejection.reason);
+        }
         let Some(files) = segment.files else { return Ok(Committed::default()) };
         let number = u32::try_from(self.segments.len())?;
         self.segments.push(Arc::new(SegmentTensor::open(
@@ -121,9 +145,10 @@ impl Sink for Gathered {
         )?));
         let added_count = segment.rows.len() as u64;
         for (row, prepared) in (0..).zip(segment.rows) {
-            if let Some(class) = prepared.class {
-                let place = PoolRow { segment: number, row, hash: prepared.hash };
-                self.rows.push(Row { place, split: prepared.split, class });
+            let place = PoolRow { segment: number, row, hash: prepared.hash };
+            match prepared.class {
+                Some(class) => self.rows.push(Row { place, split: prepared.split, class }),
+                None => self.leave_out(&prepared.name, "the source gives it no class"),
             }
         }
         Ok(Committed { added_count, ..Committed::default() })

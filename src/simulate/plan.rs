@@ -27,6 +27,18 @@ pub enum FirstBatch {
     Own,
 }
 
+impl FirstBatch {
+    /// The name that stands in commands and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Typical => "typical",
+            Self::Own => "own",
+        }
+    }
+}
+
 /// One line of a figure: a strategy under the name that it was asked for by.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arm {

@@ -4,6 +4,8 @@
 //! are unique in a project at the end of a transaction (the constraint is deferred), so that two classes can swap theirs; the conflict,
 //! on `class_project_name_key`, then comes from `commit`.
 
+use std::collections::BTreeMap;
+
 use sqlx::PgConnection;
 
 use super::StoreError;
@@ -44,6 +46,24 @@ pub async fn list(connection: &mut PgConnection, project: ProjectId) -> Result<V
     .fetch_all(connection)
     .await?;
     Ok(rows)
+}
+
+/// Names of a project's classes by index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassNames(BTreeMap<ClassIndex, String>);
+
+impl ClassNames {
+    /// Reads them.
+    pub async fn read(connection: &mut PgConnection, project: ProjectId) -> Result<Self, StoreError> {
+        let rows = list(connection, project).await?;
+        Ok(Self(rows.into_iter().map(|row| (row.index, row.name)).collect()))
+    }
+
+    /// The name of a class; its index when it is gone, which foreign keys prevent.
+    #[must_use]
+    pub fn name(&self, class: ClassIndex) -> String {
+        self.0.get(&class).cloned().unwrap_or_else(|| class.0.to_string())
+    }
 }
 
 /// Adds classes in their order after those that are there.

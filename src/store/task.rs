@@ -97,41 +97,6 @@ pub struct TaskRow {
     pub suggestions: Json<Vec<Suggestion>>,
 }
 
-/// A row of the export of tasks.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ExportedTask {
-    /// The task.
-    pub task: TaskId,
-    /// The item asked.
-    pub item: ItemId,
-    /// The item's name.
-    pub name: String,
-    /// The class that a settled task's item has.
-    pub class: Option<String>,
-    /// Round whose batch it counts into.
-    pub round: i32,
-    /// Place in the batch.
-    pub rank: i32,
-    /// Value of the strategy's formula.
-    pub score: Option<f64>,
-    /// `u`.
-    pub uncertainty: Option<f64>,
-    /// `v`.
-    pub pretext_loss: Option<f64>,
-    /// Name of the strategy that chose it.
-    pub strategy: String,
-    /// The model that ranked it.
-    pub model_version: Option<i32>,
-    /// Why it was asked.
-    pub source: TaskSource,
-    /// Where it stands; leased ones are open.
-    pub state: TaskState,
-    /// When it was made.
-    pub created_at: DateTime<Utc>,
-    /// When it was settled, skipped or withdrawn.
-    pub closed_at: Option<DateTime<Utc>>,
-}
-
 /// A task whose row the transaction has locked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LockedTask {
@@ -229,6 +194,24 @@ async fn create_slots(
     Ok(())
 }
 
+/// Tasks with their provenance; `$which` is what follows the join of task t and item i. A macro, since sqlx checks a query's text when it
+/// compiles, and takes only literals.
+macro_rules! query_tasks {
+    ($which:literal $(, $argument:expr)*) => {
+        sqlx::query_as!(
+            TaskRow,
+            r#"select t.id as "id: TaskId", t.item as "item: ItemId", round_number, rank, score, uncertainty, pretext_loss, strategy,
+             model_version, source as "source: TaskSource",
+             case when state = 'open' and not exists (select from slot s where s.task = t.id and s.state = 'open')
+               then 'leased' else state end as "state!: TaskState",
+             created_at, closed_at, i.name as item_name, i.class as "class: ClassIndex",
+             suggestions as "suggestions: Json<Vec<Suggestion>>"
+           from task t join item i on i.id = t.item "# + $which
+            $(, $argument)*
+        )
+    };
+}
+
 /// Tasks of a round in the order of ranks, after the given rank and id.
 pub async fn list_of_round(
     connection: &mut PgConnection,
@@ -238,52 +221,32 @@ pub async fn list_of_round(
     limit: i64,
 ) -> Result<Vec<TaskRow>, StoreError> {
     let (after_rank, after_task) = after.unzip();
-    let rows = sqlx::query_as!(
-        TaskRow,
-        r#"select t.id as "id: TaskId", t.item as "item: ItemId", round_number, rank, score, uncertainty, pretext_loss, strategy,
-             model_version, source as "source: TaskSource",
-             case when state = 'open' and not exists (select from slot s where s.task = t.id and s.state = 'open')
-               then 'leased' else state end as "state!: TaskState",
-             created_at, closed_at, i.name as item_name, i.class as "class: ClassIndex",
-             suggestions as "suggestions: Json<Vec<Suggestion>>"
-           from task t join item i on i.id = t.item
-           where t.project = $1 and round_number = $2 and ($3::integer is null or (rank, t.id) > ($3, $4::uuid))
-           order by rank, t.id limit $5"#,
+    let rows = query_tasks!(
+        "where t.project = $1 and round_number = $2 and ($3::integer is null or (rank, t.id) > ($3, $4::uuid))
+           order by rank, t.id limit $5",
         project as ProjectId,
         round_number,
         after_rank,
         after_task as Option<TaskId>,
         limit
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
+    );
+    Ok(rows.fetch_all(connection).await?)
 }
 
-/// A page of the export: tasks after `after` in the order of ids, with their items' names and the classes these settled on.
-pub async fn list_for_export(
+/// Tasks of all rounds after `after`, in the order of ids, for exports.
+pub async fn list_all(
     connection: &mut PgConnection,
     project: ProjectId,
     after: Option<TaskId>,
     limit: i64,
-) -> Result<Vec<ExportedTask>, StoreError> {
-    let rows = sqlx::query_as!(
-        ExportedTask,
-        r#"select t.id as "task: TaskId", t.item as "item: ItemId", i.name, c.name as "class?", t.round_number as round, t.rank, t.score,
-             t.uncertainty, t.pretext_loss, t.strategy, t.model_version, t.source as "source: TaskSource",
-             t.state as "state: TaskState", t.created_at, t.closed_at
-           from task t
-             join item i on i.id = t.item
-             left join class c on c.project = t.project and c.index = i.class and t.state = 'settled'
-           where t.project = $1 and ($2::uuid is null or t.id > $2)
-           order by t.id limit $3"#,
+) -> Result<Vec<TaskRow>, StoreError> {
+    let rows = query_tasks!(
+        "where t.project = $1 and ($2::uuid is null or t.id > $2) order by t.id limit $3",
         project as ProjectId,
         after as Option<TaskId>,
         limit
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
+    );
+    Ok(rows.fetch_all(connection).await?)
 }
 
 /// The project's task of this id.
@@ -292,21 +255,8 @@ pub async fn find(
     project: ProjectId,
     task: TaskId,
 ) -> Result<Option<TaskRow>, StoreError> {
-    let row = sqlx::query_as!(
-        TaskRow,
-        r#"select t.id as "id: TaskId", t.item as "item: ItemId", round_number, rank, score, uncertainty, pretext_loss, strategy,
-             model_version, source as "source: TaskSource",
-             case when state = 'open' and not exists (select from slot s where s.task = t.id and s.state = 'open')
-               then 'leased' else state end as "state!: TaskState",
-             created_at, closed_at, i.name as item_name, i.class as "class: ClassIndex",
-             suggestions as "suggestions: Json<Vec<Suggestion>>"
-           from task t join item i on i.id = t.item where t.project = $1 and t.id = $2"#,
-        project as ProjectId,
-        task as TaskId
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(row)
+    let row = query_tasks!("where t.project = $1 and t.id = $2", project as ProjectId, task as TaskId);
+    Ok(row.fetch_optional(connection).await?)
 }
 
 /// The project's tasks among these ids, locked in the order of ids.

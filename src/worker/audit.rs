@@ -21,7 +21,7 @@ use super::attempt::Attempt;
 use super::embed::load_pretext;
 use super::finish::Finished;
 use super::train::{embed_labeled, embed_test, label_rows, list_known_test, test_classes};
-use super::{BodyError, Workshop};
+use super::{BodyError, Workshop, name_guesses};
 
 /// Suspected items that are kept, the most suspicious.
 const SUSPECT_COUNT_MAX: usize = 1000;
@@ -91,11 +91,7 @@ fn describe(
     let guess = |place: usize| -> (ClassIndex, Vec<Suggestion>) {
         let row = &findings.probabilities[place * class_count..][..class_count];
         let score = ScoreRow::of(rows[labeled[place].index].hash, row);
-        let named = score.top.iter().filter(|(_, probability)| *probability > 0.0);
-        let suggestions = named
-            .map(|(class, probability)| Suggestion { class: *class, probability: *probability })
-            .collect();
-        (score.predicted(), suggestions)
+        (score.predicted(), name_guesses(&score))
     };
     let describe_suspect = |found: Suspicion| Suspect {
         item: rows[labeled[found.item].index].id,

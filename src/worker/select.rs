@@ -16,11 +16,10 @@ use crate::rounds::request::{ChosenItem, SelectRequest, Selection, from_json, to
 use crate::store::job::JobRow;
 use crate::store::pool::{self, PoolItem};
 use crate::store::project::ProjectRow;
-use crate::store::task::Suggestion;
 
 use super::finish::Finished;
 use super::overview::survey;
-use super::{BodyError, Workshop};
+use super::{BodyError, Workshop, name_guesses};
 
 pub(super) async fn run(
     workshop: &Workshop,
@@ -169,12 +168,7 @@ impl Selector<'_> {
     }
 
     fn describe(&self, candidate: &Candidate, pick: &Pick) -> ChosenItem {
-        let suggestions = self.tables.score_row(candidate.rows).map(|row| {
-            let named = row.top.iter().filter(|(_, probability)| *probability > 0.0);
-            named
-                .map(|(class, probability)| Suggestion { class: *class, probability: *probability })
-                .collect()
-        });
+        let suggestions = self.tables.score_row(candidate.rows).map(name_guesses);
         ChosenItem {
             item: candidate.item.id,
             score: pick.score,

@@ -186,6 +186,17 @@ impl Service {
         results.len()
     }
 
+    /// Starts the project and answers whatever is asked until it is finished.
+    async fn label_to_the_end(&self) {
+        let labeler = self.labeler().await;
+        self.control("start").await;
+        self.until("the project is finished", async || {
+            self.answer(labeler).await;
+            (self.row().await.state == ProjectState::Finished).then_some(())
+        })
+        .await;
+    }
+
     async fn number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&mut *self.store().acquire().await.unwrap()).await.unwrap()
     }
@@ -252,14 +263,7 @@ async fn run_to_the_end(mode: FineTuneMode) {
         service.number("select count(*) from item where split = 'test' and class is not null").await,
         40
     );
-    let labeler = service.labeler().await;
-    service.control("start").await;
-    service
-        .until("the project is finished", async || {
-            service.answer(labeler).await;
-            (service.row().await.state == ProjectState::Finished).then_some(())
-        })
-        .await;
+    service.label_to_the_end().await;
     let models =
         model::list(&mut service.store().acquire().await.unwrap(), service.project, 0, 10).await.unwrap();
     assert_eq!(models.iter().map(|model| model.label_count).collect::<Vec<_>>(), [6, 12]);
@@ -338,14 +342,7 @@ async fn labels_are_audited_and_the_most_suspicious_is_asked_again() {
     }
     service.import_to_end(&images).await;
     service.until_state(ProjectState::Ready).await;
-    let labeler = service.labeler().await;
-    service.control("start").await;
-    service
-        .until("the project is finished", async || {
-            service.answer(labeler).await;
-            (service.row().await.state == ProjectState::Finished).then_some(())
-        })
-        .await;
+    service.label_to_the_end().await;
     let suspect =
         "select i.name from job j join item i on i.id = (j.outcome -> 'suspects' -> 0 ->> 'item')::uuid
         where kind = 'audit' and subject = 'round-1'";
@@ -479,7 +476,7 @@ async fn a_database_that_is_away_for_longer_than_every_lease_fails_nothing() {
     let lapse = "with lapsed as (update job set expires_at = expires_at - interval '1 minute' where state = 'running' returning id)
         select count(*) from lapsed";
     service.number(lapse).await;
-    // Longer than the intervals of heartbeat, supervisor, relay and worker, so that each meets the outage.
+    // Longer than the intervals of heartbeat, supervisor, relay and worker, so that each meets the outage; none of them tells anybody that it did.
     tokio::time::sleep(Duration::from_secs(2)).await;
     gate.open().await;
     service.until_state(ProjectState::Labeling).await;

@@ -34,11 +34,18 @@ test("the board shows the present state, the batch with its reasons, and follows
   const inDocument = await page.locator(".virtual-tile").count();
   const size = Number(await page.locator(".virtual-tile").first().getAttribute("aria-setsize"));
   assert.ok(inDocument < size / 2, `${inDocument} of ${size} tiles are in the document`);
-  // Further pages of the list come while one scrolls, so its end moves.
+  // Further pages of the list come while one scrolls, so its end moves: at the bottom the next one is awaited.
   const end = page.locator(`.virtual-tile[aria-posinset="${size}"]`);
-  for (let turn = 0; turn < 50 && (await end.count()) === 0; turn++) {
-    await page.locator(".virtual").evaluate((list) => (list.scrollTop = list.scrollHeight));
-    await page.waitForTimeout(100);
+  while ((await end.count()) === 0) {
+    const last = await page.evaluate(() => {
+      const list = document.querySelector(".virtual");
+      list.scrollTop = list.scrollHeight;
+      return list.scrollHeight;
+    });
+    await page.waitForFunction(
+      ([size, last]) => document.querySelector(`.virtual-tile[aria-posinset="${size}"]`) || document.querySelector(".virtual").scrollHeight > last,
+      [size, last],
+    );
   }
   await end.waitFor();
   await page.locator(".virtual").evaluate((list) => (list.scrollTop = 0));

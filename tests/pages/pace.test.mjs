@@ -41,6 +41,7 @@ test("a hundred answers over the border of a batch show no wait", async (t) => {
     await page.waitForFunction((before) => !document.querySelector("img.shown")?.src.includes(before), item);
     assert.equal(await page.locator(".wait-card").count(), 0, `the page waits after ${index + 1} answers`);
     longest = Math.max(longest, Date.now() - started);
+    // A person's pace is what is tested, and nothing tells when a person has looked long enough.
     await page.waitForTimeout(Math.max(0, PAUSE_MS - (Date.now() - started)));
   }
   await page.locator(".saving.saved").waitFor({ timeout: 20_000 });

@@ -1,7 +1,5 @@
 //! Tasks with their provenance, and predictions, as tables.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -10,18 +8,18 @@ use super::target::Target;
 use crate::commands::house::House;
 use crate::commands::service::start_engine;
 use crate::domain::ids::{ItemId, ProjectId, TaskId};
-use crate::domain::project::ClassIndex;
 use crate::domain::task::{TaskSource, TaskState};
 use crate::export::{Column, Form, Row, TableWriter};
-use crate::store::task::ExportedTask;
-use crate::store::{class, item, project, task};
+use crate::store::class::ClassNames;
+use crate::store::{item, project, task};
 use crate::worker::{PredictedItem, predict_unlabeled};
 
 /// Tasks that are read at once.
 const PAGE: i64 = 2000;
 
+/// A task as a line of the export; `class` is what its item is known to be by now.
 #[derive(Serialize)]
-struct TaskRow {
+struct TaskLine {
     task: TaskId,
     item: ItemId,
     name: String,
@@ -39,7 +37,7 @@ struct TaskRow {
     closed_at: Option<DateTime<Utc>>,
 }
 
-impl Row for TaskRow {
+impl Row for TaskLine {
     const COLUMNS: &'static [Column] = &[
         Column::text("task"),
         Column::text("item"),
@@ -59,14 +57,14 @@ impl Row for TaskRow {
     ];
 }
 
-impl From<ExportedTask> for TaskRow {
-    fn from(row: ExportedTask) -> Self {
+impl TaskLine {
+    fn new(row: task::TaskRow, classes: &ClassNames) -> Self {
         Self {
-            task: row.task,
+            task: row.id,
             item: row.item,
-            name: row.name,
-            class: row.class,
-            round: row.round,
+            name: row.item_name,
+            class: row.class.map(|class| classes.name(class)),
+            round: row.round_number,
             rank: row.rank,
             score: row.score,
             uncertainty: row.uncertainty,
@@ -88,16 +86,17 @@ pub(super) async fn write_tasks(
     form: Form,
     target: &mut Target,
 ) -> anyhow::Result<()> {
-    let mut writer = TableWriter::<TaskRow>::new(form)?;
+    let classes = ClassNames::read(&mut *house.store.acquire().await?, project).await?;
+    let mut writer = TableWriter::<TaskLine>::new(form)?;
     let mut after = None;
     loop {
         let page = {
             let mut connection = house.store.acquire().await?;
-            task::list_for_export(&mut connection, project, after, PAGE).await?
+            task::list_all(&mut connection, project, after, PAGE).await?
         };
         let Some(last) = page.last() else { break };
-        after = Some(last.task);
-        let rows: Vec<TaskRow> = page.into_iter().map(TaskRow::from).collect();
+        after = Some(last.id);
+        let rows: Vec<TaskLine> = page.into_iter().map(|row| TaskLine::new(row, &classes)).collect();
         target.write(writer.write(&rows)?).await?;
     }
     target.write(writer.finish()?).await
@@ -139,9 +138,7 @@ pub(super) async fn write_predictions(
         let mut connection = house.store.acquire().await?;
         let row =
             project::find(&mut connection, id).await?.context("the project was deleted a moment ago")?;
-        let classes: HashMap<ClassIndex, String> =
-            class::list(&mut connection, id).await?.into_iter().map(|row| (row.index, row.name)).collect();
-        (row, classes)
+        (row, ClassNames::read(&mut connection, id).await?)
     };
     let Some(model_version) = row.model_version else {
         bail!("the project has trained no model yet; its first one comes after the first batch")
@@ -160,7 +157,7 @@ pub(super) async fn write_predictions(
             Some(PredictionRow {
                 item: predicted.id,
                 name: names.remove(&predicted.id)?,
-                class: classes.get(&guess)?.clone(),
+                class: classes.name(guess),
                 probability,
                 entropy: predicted.score.uncertainty.entropy,
                 margin: predicted.score.uncertainty.margin,

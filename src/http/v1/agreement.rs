@@ -16,11 +16,11 @@ use crate::http::auth::{Operator, find_project};
 use crate::http::extract::{Path, Query, page_limit};
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::{ApiError, Problem};
-use crate::http::v1::rounds::ClassNames;
 use crate::labeling::{self, AgreementReport, LabelerAgreement};
 use crate::rounds::request::{AuditOutcome, Suspect, from_json};
 use crate::store;
 use crate::store::agreement::SuspectStanding;
+use crate::store::class::ClassNames;
 
 /// How far the labelers of a project agree, and what is suspected.
 #[derive(Debug, Serialize, ToSchema)]

@@ -8,7 +8,6 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::rounds::ClassNames;
 use crate::access::principal::Principal;
 use crate::access::signed_image;
 use crate::domain::ids::ItemId;
@@ -19,6 +18,7 @@ use crate::http::auth::{Labeler, MaybeCaller, Tool, find_project};
 use crate::http::extract::{Page, Path, Query, page_cursor, page_limit};
 use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::store;
+use crate::store::class::ClassNames;
 use crate::store::item::ItemRow;
 
 /// One image of a project.

@@ -16,8 +16,8 @@ use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::Path;
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::ApiError;
-use crate::http::v1::rounds::ClassNames;
 use crate::labeling;
+use crate::store::class::ClassNames;
 use crate::telemetry::metric;
 
 /// How many tasks are wanted.

@@ -17,8 +17,8 @@ use crate::http::auth::{Labeler, Tool, find_project};
 use crate::http::extract::{Page, PageQuery, Path, Query};
 use crate::http::figure::{FigureWidth, svg_answer};
 use crate::http::problem::{ApiError, Problem};
-use crate::http::v1::rounds::ClassNames;
 use crate::store;
+use crate::store::class::ClassNames;
 use crate::store::model::ModelRow;
 
 /// A published model.

@@ -14,8 +14,8 @@ use crate::http::auth::{Operator, find_project};
 use crate::http::extract::{Path, Query};
 use crate::http::figure::{FigureWidth, svg_answer};
 use crate::http::problem::{ApiError, Problem};
-use crate::http::v1::rounds::ClassNames;
 use crate::rounds::overview::{PoolOverview, ScoreHistogram, find_overview_key};
+use crate::store::class::ClassNames;
 use crate::store::item::{self, ItemStanding};
 use crate::store::project::ProjectRow;
 

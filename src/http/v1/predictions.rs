@@ -9,7 +9,6 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::rounds::ClassNames;
 use super::uploads::refuse;
 use crate::domain::field_error::FieldError;
 use crate::domain::project::ClassIndex;
@@ -20,6 +19,7 @@ use crate::http::auth::{Tool, find_project};
 use crate::http::extract::{Path, read_body};
 use crate::http::idempotency::{Begun, Call};
 use crate::http::problem::{ApiError, Problem, ProblemKind};
+use crate::store::class::ClassNames;
 use crate::vision::{DecodeLimits, decode, fit};
 
 /// Images of one request at most.

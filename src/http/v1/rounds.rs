@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::access::principal::Principal;
-use crate::domain::ids::{ItemId, ProjectId, TaskId};
+use crate::domain::ids::{ItemId, TaskId};
 use crate::domain::project::ClassIndex;
 use crate::domain::role::Role;
 use crate::domain::round::RoundState;
@@ -19,9 +19,10 @@ use crate::http::auth::{Labeler, Operator, find_project};
 use crate::http::extract::{Page, PageQuery, Path, Query};
 use crate::http::problem::{ApiError, Problem};
 use crate::http::v1::leases::SuggestionAnswer;
+use crate::store;
+use crate::store::class::ClassNames;
 use crate::store::round::RoundSummary;
 use crate::store::task::{Suggestion, TaskRow};
-use crate::store::{self, PgConnection};
 
 /// One round.
 #[derive(Debug, Serialize, ToSchema)]
@@ -68,23 +69,6 @@ impl RoundAnswer {
             class_counts: by_name(class_counts),
             predicted_class_counts: by_name(predicted_class_counts),
         }
-    }
-}
-
-/// Names of a project's classes by index.
-pub struct ClassNames(BTreeMap<ClassIndex, String>);
-
-impl ClassNames {
-    /// Reads them.
-    pub async fn read(connection: &mut PgConnection, project: ProjectId) -> Result<Self, ApiError> {
-        let rows = store::class::list(connection, project).await?;
-        Ok(Self(rows.into_iter().map(|row| (row.index, row.name)).collect()))
-    }
-
-    /// The name of a class; its index when it is gone, which foreign keys prevent.
-    #[must_use]
-    pub fn name(&self, class: ClassIndex) -> String {
-        self.0.get(&class).cloned().unwrap_or_else(|| class.0.to_string())
     }
 }
 

@@ -166,15 +166,21 @@ async fn a_tie_without_budget_goes_to_the_labeler_who_agrees_with_the_others() {
     driver.house.check_invariants().await;
 }
 
-#[tokio::test]
-async fn the_votes_of_who_is_set_aside_are_asked_again_and_train_nothing() {
-    let driver = Driver::new(40, patient(10, 40.0)).await;
+/// A first batch of ten, four answered by ben and six by ana, who is to be set aside.
+async fn ten_answered_by_two(budget: f64) -> (Driver, TokenId) {
+    let driver = Driver::new(40, patient(10, budget)).await;
     let ben = driver.house.labeler("ben").await;
     driver.open_first().await;
     for rank in 0..4 {
         driver.answer(ben, 1, rank, "dog").await;
     }
     driver.house.answer_all(driver.ana, "cat").await;
+    (driver, ben)
+}
+
+#[tokio::test]
+async fn the_votes_of_who_is_set_aside_are_asked_again_and_train_nothing() {
+    let (driver, ben) = ten_answered_by_two(40.0).await;
     driver.settle().await;
     assert_eq!(driver.state().await, ProjectState::Training);
     let done = driver.set_aside(driver.ana).await;
@@ -199,13 +205,7 @@ async fn the_votes_of_who_is_set_aside_are_asked_again_and_train_nothing() {
 
 #[tokio::test]
 async fn without_budget_what_is_set_aside_returns_to_the_pool() {
-    let driver = Driver::new(40, patient(10, 10.0)).await;
-    let ben = driver.house.labeler("ben").await;
-    driver.open_first().await;
-    for rank in 0..4 {
-        driver.answer(ben, 1, rank, "dog").await;
-    }
-    driver.house.answer_all(driver.ana, "cat").await;
+    let (driver, _) = ten_answered_by_two(10.0).await;
     let done = driver.set_aside(driver.ana).await;
     assert_eq!((done.label_count, done.asked_again_count, done.returned_count), (6, 0, 6));
     driver.house.check_invariants().await;

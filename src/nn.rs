@@ -12,6 +12,7 @@ pub mod graph;
 pub mod head;
 pub mod initialize;
 pub mod loss;
+pub mod mixup;
 pub mod native;
 #[expect(unsafe_code, reason = "vector kernels; each block says why it is sound")]
 #[expect(

@@ -5,7 +5,9 @@
 use candle_core::Device;
 use serde_json::json;
 
-use super::training::{Recipe, SAVE_INTERVAL, Training, run_digest, starting_point, training_order};
+use super::training::{
+    MiniBatch, Recipe, SAVE_INTERVAL, Training, run_digest, starting_point, training_order,
+};
 use super::{CheckpointSink, LearnerError, Result, StepHook};
 use crate::domain::seed::StreamKey;
 use crate::domain::settings::ProjectSettings;
@@ -59,7 +61,7 @@ pub fn pretrain(
         epoch_count: settings.pretext.epochs,
         save_interval: SAVE_INTERVAL,
         plan_epoch: &plan_epoch,
-        step: &|model, samples, images| {
+        step: &|model, MiniBatch { samples, images, .. }| {
             task.train_step(network.as_ref(), &model.backbone, &model.head, samples, images)
         },
     };

@@ -40,8 +40,21 @@ pub(super) struct Recipe {
     pub warm_up_fraction: f32,
 }
 
-/// Gradients of one mini-batch of samples.
-pub(super) type StepFn<'a> = dyn Fn(&Checkpoint, &[Sample], &Tensor) -> nn::Result<ClassifiedStep> + 'a;
+/// What a step is shown.
+#[derive(Clone, Copy)]
+pub(super) struct MiniBatch<'a> {
+    /// The views, in order.
+    pub samples: &'a [Sample],
+    /// Their pixels on the device. [N, H, W, C]
+    pub images: &'a Tensor,
+    /// Pass over the images, from 0.
+    pub epoch: u32,
+    /// Place in the pass, from 0.
+    pub number: u64,
+}
+
+/// Gradients of one mini-batch.
+pub(super) type StepFn<'a> = dyn Fn(&Checkpoint, MiniBatch<'_>) -> nn::Result<ClassifiedStep> + 'a;
 
 /// A training: what is shown, how a mini-batch is judged, how the parameters move.
 pub(super) struct Training<'a> {
@@ -153,7 +166,9 @@ impl Training<'_> {
             return Err(LearnerError::Stopped);
         }
         let images = batch_tensor(batch, self.pool, self.device)?;
-        let ClassifiedStep { gradients, correct_count } = (self.step)(checkpoint, batch.samples, &images)?;
+        let Progress { epoch, batch_count: number, .. } = course.progress;
+        let shown = MiniBatch { samples: batch.samples, images: &images, epoch, number };
+        let ClassifiedStep { gradients, correct_count } = (self.step)(checkpoint, shown)?;
         let rate = course.schedule.rate(done);
         course.backbone_optimizer.step(&mut checkpoint.backbone.values, &gradients.backbone, rate);
         let head_rate = rate * self.recipe.head_rate_factor;

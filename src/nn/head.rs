@@ -7,6 +7,7 @@ use candle_core::{Device, Result, Tensor};
 
 use super::backbone::{Backbone, StepGradients};
 use super::loss::cross_entropy;
+use super::mixup::Mixture;
 use super::ops::linear;
 use super::parameters::ParameterStore;
 
@@ -82,13 +83,41 @@ pub fn classified_step(
     images: &Tensor,
     targets: &[u32],
 ) -> super::Result<ClassifiedStep> {
+    step(backbone, parameters, head, images, targets, &|logits| cross_entropy(logits, targets))
+}
+
+/// `classified_step` on images that `mixture` blends; an answer is right when it names the class of the larger share.
+///
+/// # Errors
+/// The backbone's, or a mixture or a number of targets that isn't the batch's.
+pub fn mixed_step(
+    backbone: &dyn Backbone,
+    parameters: &ParameterStore,
+    head: &ParameterStore,
+    images: &Tensor,
+    targets: &[u32],
+    mixture: &Mixture,
+) -> super::Result<ClassifiedStep> {
+    let images = mixture.blend(images)?;
+    step(backbone, parameters, head, &images, targets, &|logits| mixture.loss(logits, targets))
+}
+
+/// A pass under a loss of the logits [N, C].
+fn step(
+    backbone: &dyn Backbone,
+    parameters: &ParameterStore,
+    head: &ParameterStore,
+    images: &Tensor,
+    targets: &[u32],
+    loss: &dyn Fn(&Tensor) -> Result<Tensor>,
+) -> super::Result<ClassifiedStep> {
     let mut answers = Vec::new();
-    let mut loss = |features: &Tensor, head: &[Tensor]| {
+    let mut judge = |features: &Tensor, head: &[Tensor]| {
         let logits = logits(features, head)?;
         answers = logits.argmax(1)?.to_vec1::<u32>()?;
-        cross_entropy(&logits, targets)
+        loss(&logits)
     };
-    let gradients = backbone.step_gradients(parameters, head, images, 1, &mut loss)?;
+    let gradients = backbone.step_gradients(parameters, head, images, 1, &mut judge)?;
     let correct_count = answers.iter().zip(targets).filter(|(answer, target)| answer == target).count();
     Ok(ClassifiedStep { gradients, correct_count })
 }

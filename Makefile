@@ -72,6 +72,11 @@ deny: ## Check the dependencies: known vulnerabilities, licences, duplicates, so
 bench: ## Measure the kernels
 	cargo bench --locked --bench kernels
 
+.PHONY: bench-labels
+bench-labels: ## Measure labels a second over HTTP: 32 labelers, one label a call and fifty a call (LABELS_FLAGS: --seconds, --labelers)
+	$(call install,postgresql)
+	cargo bench --locked --bench labels -- $(LABELS_FLAGS)
+
 PEERS := target/bench-peers
 
 .PHONY: bench-peers

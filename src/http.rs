@@ -7,6 +7,7 @@ pub mod auth;
 mod errors;
 pub mod extract;
 pub mod figure;
+pub mod gather;
 pub mod health;
 pub mod idempotency;
 mod layers;
@@ -15,6 +16,7 @@ pub mod openapi;
 pub mod pages;
 pub mod problem;
 pub mod project_answer;
+pub mod together;
 pub mod v1;
 
 use std::future::IntoFuture;
@@ -61,6 +63,8 @@ pub struct AppState {
     pub events: Events,
     /// How far rounds are, counted once for all who ask at the same moment.
     pub round_counts: RoundCounts,
+    /// Where calls of the same moment meet.
+    pub gathers: Arc<gather::Gathers>,
     /// Wakes the workers of this process when a job was queued.
     pub job_wake: JobWake,
     /// Signs sessions and image addresses.

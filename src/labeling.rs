@@ -24,12 +24,13 @@ pub(crate) mod weigh;
 
 pub use amend::{Amended, correct_label, undo_label};
 pub use lease::{
-    LEASE_COUNT_MAX, LeasedTask, Leases, WORKING_LEASE_COUNT_MAX, lease_tasks, release_leases, renew_leases,
+    LEASE_COUNT_MAX, LeaseWish, LeasedTask, Leases, WORKING_LEASE_COUNT_MAX, lease_tasks, release_leases,
+    renew_leases,
 };
 pub use report::{AgreementReport, ClassAgreement, LabelerAgreement, PairAgreement, report_agreement};
 pub use set_aside::{SetAside, set_labeler_aside};
 pub use skip::{SkippedTask, skip_task};
-pub use submit::{Submission, SubmitResult, submit_labels};
+pub use submit::{Submission, Submit, SubmitResult, submit_labels};
 pub use weigh::WeighError;
 
 /// Who wants to change a label.

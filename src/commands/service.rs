@@ -106,6 +106,7 @@ impl Service {
             round_counts: RoundCounts::new(house.store.clone(), wake),
             job_wake,
             key,
+            gathers: Arc::default(),
             login_codes: Arc::clone(&login_codes),
             import_roots: config.import_roots.iter().map(Into::into).collect(),
             scratch: Arc::new(scratch),

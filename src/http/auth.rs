@@ -4,6 +4,7 @@
 //! written without one. A cookie is sent by the browser whoever caused the request; so a write with a cookie must also come from a
 //! page of this service (`Sec-Fetch-Site` or `Origin`), which a foreign page can't claim.
 
+use std::collections::HashMap;
 use std::ops::Deref;
 
 use axum::extract::FromRequestParts;
@@ -13,15 +14,16 @@ use axum::http::{HeaderMap, Method};
 use chrono::Utc;
 
 use super::AppState;
+use super::gather;
 use super::problem::{ApiError, ProblemKind};
 use crate::access::principal::Principal;
 use crate::access::session;
-use crate::access::token::TokenText;
-use crate::domain::ids::{ProjectId, TokenId};
+use crate::access::token::{TokenHash, TokenText};
+use crate::domain::ids::TokenId;
 use crate::domain::role::Role;
 use crate::store::project::ProjectRow;
 use crate::store::token::TokenRow;
-use crate::store::{self, PgConnection};
+use crate::store::{self, PgConnection, Store};
 
 /// The cookie that holds a page's session.
 pub const SESSION_COOKIE: &str = "gleaner_session";
@@ -122,11 +124,26 @@ pub fn session_token(app: &AppState, headers: &HeaderMap) -> Option<TokenId> {
 
 /// The caller whom a token's text names.
 pub async fn principal_of_text(app: &AppState, text: &TokenText) -> Result<Principal, ApiError> {
-    let mut connection = app.store.acquire().await?;
-    let row = store::token::find_by_hash(&mut connection, &text.hash()).await?;
+    let store = app.store.clone();
+    // Nothing is remembered between lookups, so a revoked token is refused from the next request on.
+    let row = app
+        .gathers
+        .tokens
+        .ask("", 1, text.hash(), move |hashes| find_tokens(store.clone(), hashes))
+        .await??;
     row.filter(|row| text.matches(&row.hash))
         .and_then(live_principal)
         .ok_or_else(|| unauthenticated("the token is unknown, expired or revoked"))
+}
+
+/// Looks up tokens that were shown at the same moment.
+async fn find_tokens(store: Store, hashes: Vec<TokenHash>) -> Vec<Result<Option<TokenRow>, ApiError>> {
+    let find = async || {
+        let rows = store::token::find_by_hashes(&mut *store.acquire().await?, &hashes).await?;
+        let rows: HashMap<Vec<u8>, TokenRow> = rows.into_iter().map(|row| (row.hash.clone(), row)).collect();
+        Ok(hashes.iter().map(|hash| rows.get(hash.as_slice()).cloned()).collect())
+    };
+    gather::answer_each(hashes.len(), find().await)
 }
 
 /// The caller whom a token's id names, once a session or a login code vouched for it.
@@ -196,10 +213,7 @@ pub async fn find_project(
     caller: &Principal,
     key: &str,
 ) -> Result<ProjectRow, ApiError> {
-    let row = match key.parse::<ProjectId>() {
-        Ok(id) => store::project::find(connection, id).await?,
-        Err(_) => store::project::find_by_name(connection, key).await?,
-    };
+    let row = store::project::find_by_key(connection, key).await?;
     row.filter(|row| caller.may_touch(row.id)).ok_or_else(|| ApiError::not_found("project", key))
 }
 

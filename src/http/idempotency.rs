@@ -3,7 +3,7 @@
 //! A handler takes `Post<T>`, begins its work and finishes it:
 //! `let mut work = match post.call.begin(&app, caller.token).await? { Begun::Replay(replay) => return Ok(replay.into_response()),
 //! Begun::Work(work) => work };`
-//! … `work.finish(StatusCode::CREATED, &answer).await`. Key, work and answer are one transaction: either all of it is durable or
+//! … `work.finish(StatusCode::CREATED, &answer).await`. (`together` does so for several calls at once.) Key, work and answer are one transaction: either all of it is durable or
 //! nothing. With an `Idempotency-Key` (scope: token, method, path) the first answer is replayed for 30 days; a twin in flight waits for
 //! it on the key's row; another body under the key is 409. An error keeps nothing, so the same key may be tried again.
 
@@ -20,7 +20,7 @@ use super::extract::{parse_json, read_body};
 use super::problem::{ApiError, ProblemKind};
 use crate::domain::ids::TokenId;
 use crate::events::Events;
-use crate::store::idempotency;
+use crate::store::idempotency::{self, KeptAnswer};
 use crate::store::{PgConnection, Transaction};
 
 /// The header that names a request, so that sending it again does nothing again.
@@ -78,27 +78,34 @@ impl Call {
     /// Begins the transaction of this call; waits for a twin in flight, and finds its answer.
     pub async fn begin(self, app: &AppState, token: TokenId) -> Result<Begun, ApiError> {
         let mut tx = app.store.begin().await?;
-        let Some(key) = self.key else {
+        let (Some(key), body_hash) = self.into_key(token) else {
             return Ok(Begun::Work(Work { events: app.events.clone(), tx, key: None }));
         };
-        let key = idempotency::Key { token, method: self.method, path: self.path, key };
-        match idempotency::begin(&mut tx, &key, &self.body_hash).await? {
+        match idempotency::begin(&mut tx, &key, &body_hash).await? {
             idempotency::Begun::First => {
                 Ok(Begun::Work(Work { events: app.events.clone(), tx, key: Some(key) }))
             }
-            idempotency::Begun::Again { status, answer } => Ok(Begun::Replay(Replay {
-                status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK),
-                answer,
-            })),
-            idempotency::Begun::Mismatch => Err(ApiError::new(
-                ProblemKind::IdempotencyMismatch,
-                format!(
-                    "the key '{}' was used on this path with another body; use a new key for a new request",
-                    key.key
-                ),
-            )),
+            idempotency::Begun::Again { status, answer } => Ok(Begun::Replay(Replay::new(status, answer))),
+            idempotency::Begun::Mismatch => Err(mismatch(&key)),
         }
     }
+
+    /// What makes the request of this token unique, if it has a key, and the hash of its body.
+    pub(super) fn into_key(self, token: TokenId) -> (Option<idempotency::Key>, [u8; 32]) {
+        let (method, path) = (self.method, self.path);
+        (self.key.map(|key| idempotency::Key { token, method, path, key }), self.body_hash)
+    }
+}
+
+/// The answer to another body under a key that was used.
+pub(super) fn mismatch(key: &idempotency::Key) -> ApiError {
+    ApiError::new(
+        ProblemKind::IdempotencyMismatch,
+        format!(
+            "the key '{}' was used on this path with another body; use a new key for a new request",
+            key.key
+        ),
+    )
 }
 
 /// What a call turns out to be.
@@ -134,8 +141,8 @@ impl Work {
     /// and stored nowhere, and a count is read afresh.
     pub async fn keep<T: Serialize>(mut self, status: StatusCode, answer: &T) -> Result<(), ApiError> {
         if let Some(key) = &self.key {
-            let kept = serde_json::to_value(answer).map_err(ApiError::internal)?;
-            idempotency::finish(&mut self.tx, key, status.as_u16(), &kept).await?;
+            let kept = KeptAnswer::new(key, status.as_u16(), answer)?;
+            idempotency::finish_all(&mut self.tx, &[kept]).await?;
         }
         self.tx.commit().await?;
         self.events.nudge();
@@ -151,6 +158,10 @@ pub struct Replay {
 }
 
 impl Replay {
+    pub(super) fn new(status: u16, answer: Value) -> Self {
+        Self { status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK), answer }
+    }
+
     /// Changes what is sent; what was kept stays.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Self {

@@ -225,6 +225,18 @@ impl ApiError {
         Self::invalid(self.errors)
     }
 
+    /// The same error for another caller.
+    #[must_use]
+    pub fn repeat(&self) -> Self {
+        Self {
+            kind: self.kind,
+            detail: self.detail.clone(),
+            errors: self.errors.clone(),
+            retry_after_seconds: self.retry_after_seconds,
+            source: self.source.as_ref().map(|source| chain(source.as_ref()).into()),
+        }
+    }
+
     /// What kind of error this is.
     #[must_use]
     pub fn kind(&self) -> ProblemKind {

@@ -3,6 +3,8 @@
 //! An idle labeler holds at most 20 tasks of a project, one who has just answered up to 80, and nobody two slots of one task; an advisory lock of
 //! the labeler alone keeps its own concurrent calls from breaking either. Every lease of a slot has the next attempt number, by which late labels are told.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 
 use crate::domain::ids::{ItemId, TaskId, TokenId};
@@ -48,41 +50,69 @@ pub struct Leases {
     pub wait: Option<WaitReason>,
 }
 
-/// Hands up to `count` tasks to a labeler; with `resume` those that it holds come first, all of them, with their leases prolonged.
+/// What one labeler asks for in one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseWish {
+    /// Who asks.
+    pub labeler: TokenId,
+    /// Tasks at most, those that are resumed included.
+    pub count: u32,
+    /// Whether the tasks that it holds come first, all of them, with their leases prolonged.
+    pub resume: bool,
+}
+
+/// Hands tasks to labelers whose calls came together, in the order of the calls; the answers are in it too.
 pub async fn lease_tasks(
     connection: &mut PgConnection,
     project: &ProjectRow,
+    wishes: &[LeaseWish],
+) -> Result<Vec<Leases>, StoreError> {
+    let labelers: Vec<TokenId> = wishes.iter().map(|wish| wish.labeler).collect();
+    slot::lock_labelers(connection, &labelers).await?;
+    let mut resumed = Vec::with_capacity(wishes.len());
+    for wish in wishes {
+        resumed.push(match wish.resume {
+            true => slot::resume(connection, project.id, wish.labeler, lease_seconds(project)).await?,
+            false => Vec::new(),
+        });
+    }
+    let mut held = count_held(connection, project, &labelers).await?;
+    let standing = standing_wait(project);
+    let mut answers = Vec::with_capacity(wishes.len());
+    for (wish, mut slots) in wishes.iter().zip(resumed) {
+        let held_count = held.entry(wish.labeler).or_default();
+        let missing = i64::from(wish.count) - slots.len() as i64;
+        if missing > 0 && standing.is_none() {
+            let limit = find_limit(connection, project, wish.labeler, *held_count + missing).await?;
+            let wanted = missing.min(limit - *held_count);
+            if wanted > 0 {
+                let fresh = lease_new(connection, project, wish.labeler, wanted).await?;
+                *held_count += fresh.len() as i64;
+                slots.extend(fresh);
+            }
+        }
+        let wait = match standing {
+            None if slots.is_empty() => Some(explain_none(connection, project).await?),
+            standing => standing,
+        };
+        let tasks = slots.into_iter().map(|slot| present(slot, project.settings.show_suggestions)).collect();
+        answers.push(Leases { tasks, wait });
+    }
+    Ok(answers)
+}
+
+/// How many tasks a labeler may hold that would like to hold `wished`.
+async fn find_limit(
+    connection: &mut PgConnection,
+    project: &ProjectRow,
     labeler: TokenId,
-    count: u32,
-    resume: bool,
-) -> Result<Leases, StoreError> {
-    slot::lock_labeler(connection, labeler).await?;
-    let lease_seconds = lease_seconds(project);
-    let mut slots = Vec::new();
-    if resume {
-        slots = slot::resume(connection, project.id, labeler, lease_seconds).await?;
-    }
-    let held_count =
-        if resume { slots.len() as i64 } else { count_held(connection, project, labeler).await? };
-    let missing = i64::from(count) - slots.len() as i64;
+    wished: i64,
+) -> Result<i64, StoreError> {
     // Only a wish beyond the limit of the idle makes it worth a look whether this one is.
-    let is_many = held_count + missing > i64::from(LEASE_COUNT_MAX);
-    let limit = if is_many && label::is_working(connection, project.id, labeler, lease_seconds).await? {
-        WORKING_LEASE_COUNT_MAX
-    } else {
-        LEASE_COUNT_MAX
-    };
-    let wanted = missing.min(i64::from(limit) - held_count).max(0);
-    if wanted > 0 && standing_wait(project).is_none() {
-        slots.extend(lease_new(connection, project, labeler, wanted).await?);
-    }
-    let wait = match standing_wait(project) {
-        Some(reason) => Some(reason),
-        None if slots.is_empty() => Some(explain_none(connection, project).await?),
-        None => None,
-    };
-    let tasks = slots.into_iter().map(|slot| present(slot, project.settings.show_suggestions)).collect();
-    Ok(Leases { tasks, wait })
+    let is_many = wished > i64::from(LEASE_COUNT_MAX);
+    let is_working =
+        is_many && label::is_working(connection, project.id, labeler, lease_seconds(project)).await?;
+    Ok(i64::from(if is_working { WORKING_LEASE_COUNT_MAX } else { LEASE_COUNT_MAX }))
 }
 
 /// Prolongs the leases that a labeler holds, of the given tasks or of all; returns how many it holds of them.
@@ -105,17 +135,17 @@ pub async fn release_leases(
     slot::release(connection, project.id, labeler, tasks).await
 }
 
-/// How many leases the labeler holds; its own that have run out are opened first, or renewing them later would exceed the cap.
+/// How many leases the labelers hold; their own that have run out are opened first, or renewing them later would exceed the cap.
 async fn count_held(
     connection: &mut PgConnection,
     project: &ProjectRow,
-    labeler: TokenId,
-) -> Result<i64, StoreError> {
-    let (held_count, expired_count) = slot::count_held(connection, project.id, labeler).await?;
-    if expired_count > 0 {
+    labelers: &[TokenId],
+) -> Result<HashMap<TokenId, i64>, StoreError> {
+    let counts = slot::count_held(connection, project.id, labelers).await?;
+    if counts.iter().any(|count| count.expired > 0) {
         slot::open_expired(connection, project.id).await?;
     }
-    Ok(held_count)
+    Ok(counts.into_iter().map(|count| (count.labeler, count.held)).collect())
 }
 
 async fn lease_new(

@@ -1,9 +1,9 @@
-//! Submit: many labels of one labeler in one transaction.
+//! Submit: many labels, of one labeler or of several whose calls came together, in one transaction.
 //!
-//! Three reads and three writes whatever the number of labels, all on rows of the tasks answered. A label that is refused leaves the batch
-//! as it was; a late one is kept as an uncounted vote. Several labels of one task in a call are judged in their order.
+//! Three reads and three writes whatever the number of calls and labels, all on rows of the tasks answered. A label that is refused leaves
+//! the others as they were; a late one is kept as an uncounted vote. Labels of one task are judged in the order of calls and in a call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 
@@ -32,6 +32,15 @@ pub struct Submission {
     pub person: Option<String>,
 }
 
+/// What one labeler sends in one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Submit<'a> {
+    /// The token that labels.
+    pub labeler: TokenId,
+    /// Its labels.
+    pub submissions: &'a [Submission],
+}
+
 /// What became of one label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubmitResult {
@@ -43,32 +52,35 @@ pub struct SubmitResult {
     pub outcome: LabelOutcome,
 }
 
-/// Takes the labels of one labeler; the results are in the order of `submissions`, and hold once the caller has committed.
+/// Takes the labels of these calls; the results are in the order of the calls and of their labels, and hold once the caller has committed.
 pub async fn submit_labels(
     connection: &mut PgConnection,
     project: &ProjectRow,
-    labeler: TokenId,
-    submissions: &[Submission],
-) -> Result<Vec<SubmitResult>, StoreError> {
-    let mut names: Vec<String> = submissions.iter().map(|submission| submission.class.clone()).collect();
+    submits: &[Submit<'_>],
+) -> Result<Vec<Vec<SubmitResult>>, StoreError> {
+    let submissions = || submits.iter().flat_map(|submit| submit.submissions);
+    let mut names: Vec<String> = submissions().map(|submission| submission.class.clone()).collect();
     names.sort_unstable();
     names.dedup();
     let classes: HashMap<String, ClassIndex> =
         label::find_classes(connection, project.id, &names).await?.into_iter().collect();
-    let tasks: Vec<TaskId> = submissions.iter().map(|submission| submission.task).collect();
+    let tasks: Vec<TaskId> = submissions().map(|submission| submission.task).collect();
     let mut votes = lock_votes(connection, project.id, &tasks).await?;
     let mut batch = Batch::default();
-    let mut results = Vec::with_capacity(submissions.len());
-    for submission in submissions {
+    let mut take = |labeler: TokenId, submission: &Submission| {
         let class = classes.get(&submission.class).copied();
         let (label, outcome) = match (votes.get_mut(&submission.task), class) {
             (None, _) => (None, LabelOutcome::UnknownTask),
             (Some(_), None) => (None, LabelOutcome::UnknownClass),
             (Some(of_task), Some(class)) => batch.take(of_task, labeler, submission, class),
         };
-        results.push(SubmitResult { task: submission.task, label, outcome });
-    }
-    label::create_all(connection, project.id, labeler, &batch.labels).await?;
+        SubmitResult { task: submission.task, label, outcome }
+    };
+    let results = submits
+        .iter()
+        .map(|submit| submit.submissions.iter().map(|one| take(submit.labeler, one)).collect())
+        .collect();
+    label::create_all(connection, project.id, &batch.labels).await?;
     let answered: Vec<&TaskVotes> = batch.answered.iter().filter_map(|task| votes.get(task)).collect();
     close_tasks(connection, project.settings.seed, &answered, Ties::AskAgain).await?;
     event::append_all(connection, project.id, EventKind::LabelAccepted, &batch.events).await?;
@@ -79,7 +91,7 @@ pub async fn submit_labels(
 #[derive(Default)]
 struct Batch {
     labels: Vec<NewLabel>,
-    answered: Vec<TaskId>,
+    answered: BTreeSet<TaskId>,
     events: Vec<Value>,
 }
 
@@ -108,7 +120,7 @@ impl Batch {
                     filled.labeler = Some(labeler);
                     filled.person.clone_from(&submission.person);
                 }
-                self.answered.push(of_task.task.id);
+                self.answered.insert(of_task.task.id);
                 self.events.push(json!({
                     "label": label, "task": of_task.task.id, "item": of_task.task.item, "round": of_task.round_of(Some(slot)),
                     "class": submission.class, "labeler": labeler,
@@ -130,6 +142,7 @@ impl Batch {
         let counted = slot.is_some();
         self.labels.push(NewLabel {
             id,
+            labeler,
             task: of_task.task.id,
             slot,
             item: of_task.task.item,

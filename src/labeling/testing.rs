@@ -7,7 +7,7 @@ use crate::domain::round::RoundState;
 use crate::domain::settings::ProjectSettings;
 use crate::domain::strategy::Strategy;
 use crate::domain::task::TaskSource;
-use crate::labeling::{Leases, Submission, SubmitResult, lease_tasks, submit_labels};
+use crate::labeling::{LeaseWish, Leases, Submission, Submit, SubmitResult, lease_tasks, submit_labels};
 use crate::store::Store;
 use crate::store::project::{self, ProjectRow};
 use crate::store::task::{BatchOrigin, NewTask};
@@ -168,7 +168,10 @@ impl House {
     pub(crate) async fn lease(&self, labeler: TokenId, count: u32) -> Leases {
         let row = self.row().await;
         let mut transaction = self.store().begin().await.unwrap();
-        let leases = lease_tasks(&mut transaction, &row, labeler, count, false).await.unwrap();
+        let leases = lease_tasks(&mut transaction, &row, &[LeaseWish { labeler, count, resume: false }])
+            .await
+            .unwrap()
+            .remove(0);
         transaction.commit().await.unwrap();
         leases
     }
@@ -177,7 +180,10 @@ impl House {
     pub(crate) async fn submit(&self, labeler: TokenId, submissions: &[Submission]) -> Vec<SubmitResult> {
         let row = self.row().await;
         let mut transaction = self.store().begin().await.unwrap();
-        let results = submit_labels(&mut transaction, &row, labeler, submissions).await.unwrap();
+        let results = submit_labels(&mut transaction, &row, &[Submit { labeler, submissions }])
+            .await
+            .unwrap()
+            .remove(0);
         transaction.commit().await.unwrap();
         results
     }

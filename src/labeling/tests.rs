@@ -151,7 +151,10 @@ async fn tasks_are_handed_out_by_rank_and_a_reload_gets_them_back() {
     assert_eq!(first.tasks[0].attempt, 1);
     let row = house.row().await;
     let mut transaction = house.store().begin().await.unwrap();
-    let resumed = lease_tasks(&mut transaction, &row, ana, 3, true).await.unwrap();
+    let resumed = lease_tasks(&mut transaction, &row, &[LeaseWish { labeler: ana, count: 3, resume: true }])
+        .await
+        .unwrap()
+        .remove(0);
     transaction.commit().await.unwrap();
     let items: Vec<_> = resumed.tasks.iter().map(|task| task.item).collect();
     assert_eq!(items, house.items[..3]);

@@ -3,6 +3,7 @@
 //! The key is inserted first and its answer written last, in the one transaction that does the work. So a twin in flight waits on the
 //! primary key until the first commits (then it reads the answer) or rolls back (then it is the first). Kept 30 days, see `retention`.
 
+use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 
@@ -10,7 +11,7 @@ use super::StoreError;
 use crate::domain::ids::TokenId;
 
 /// What makes a request unique.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Who sent it.
     pub token: TokenId,
@@ -44,21 +45,55 @@ pub async fn begin(
     key: &Key,
     body_hash: &[u8; 32],
 ) -> Result<Begun, StoreError> {
-    // Here the second of two twins waits: an uncommitted row with this key makes Postgres wait for its transaction.
-    let claimed = sqlx::query!(
-        "insert into idempotency (token, method, path, key, body_hash) values ($1, $2, $3, $4, $5) on conflict do nothing",
-        key.token as TokenId,
-        key.method,
-        key.path,
-        key.key,
-        body_hash.as_slice()
+    let begun = begin_all(connection, &[(key, body_hash)]).await?.pop();
+    begun.ok_or(StoreError::Retry(sqlx::Error::RowNotFound))
+}
+
+/// Claims keys of which no two are alike, waiting for twins in flight; the answers are in the order of `calls`.
+pub async fn begin_all(
+    connection: &mut PgConnection,
+    calls: &[(&Key, &[u8; 32])],
+) -> Result<Vec<Begun>, StoreError> {
+    let tokens: Vec<TokenId> = calls.iter().map(|(key, _)| key.token).collect();
+    let text = |part: fn(&Key) -> &str| calls.iter().map(|(key, _)| part(key).to_owned()).collect::<Vec<_>>();
+    let (methods, paths, keys) = (text(|key| &key.method), text(|key| &key.path), text(|key| &key.key));
+    let hashes: Vec<Vec<u8>> = calls.iter().map(|(_, hash)| hash.to_vec()).collect();
+    // Here the second of two twins waits: an uncommitted row with this key makes Postgres wait for its transaction. All calls claim in one
+    // order, so that none waits for another that waits for it.
+    let claimed = sqlx::query_scalar!(
+        r#"with call as (
+             select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[])
+               with ordinality as c (token, method, path, key, body_hash, place)
+           ), claimed as (
+             insert into idempotency (token, method, path, key, body_hash)
+             select token, method, path, key, body_hash from call order by token, method, path, key
+             on conflict do nothing returning token, method, path, key
+           )
+           select place as "place!" from claimed join call using (token, method, path, key)"#,
+        &tokens as &[TokenId],
+        &methods,
+        &paths,
+        &keys,
+        &hashes
     )
-    .execute(&mut *connection)
+    .fetch_all(&mut *connection)
     .await?;
-    if claimed.rows_affected() == 1 {
-        return Ok(Begun::First);
+    let mut begun = vec![None; calls.len()];
+    for place in claimed {
+        begun[place as usize - 1] = Some(Begun::First);
     }
-    // A statement of its own, so that its snapshot sees the twin's commit.
+    let mut answers = Vec::with_capacity(calls.len());
+    for ((key, body_hash), begun) in calls.iter().zip(begun) {
+        answers.push(match begun {
+            Some(begun) => begun,
+            None => find(connection, key, body_hash).await?,
+        });
+    }
+    Ok(answers)
+}
+
+/// What was answered under a key that is taken. A statement of its own, so that its snapshot sees the twin's commit.
+async fn find(connection: &mut PgConnection, key: &Key, body_hash: &[u8; 32]) -> Result<Begun, StoreError> {
     let row = sqlx::query!(
         "select body_hash, status, answer from idempotency where token = $1 and method = $2 and path = $3 and key = $4",
         key.token as TokenId,
@@ -83,21 +118,46 @@ pub async fn begin(
     }
 }
 
-/// Keeps the answer for whoever sends the request again.
-pub async fn finish(
-    connection: &mut PgConnection,
-    key: &Key,
-    status: u16,
-    answer: &Value,
-) -> Result<(), StoreError> {
+/// An answer to be kept for whoever sends the request again.
+#[derive(Clone, Debug)]
+pub struct KeptAnswer<'a> {
+    /// The request's key.
+    pub key: &'a Key,
+    /// HTTP status.
+    pub status: u16,
+    /// Body.
+    pub answer: Value,
+}
+
+impl<'a> KeptAnswer<'a> {
+    /// Keeps `answer` as JSON.
+    pub fn new(key: &'a Key, status: u16, answer: &impl Serialize) -> Result<Self, StoreError> {
+        let answer = serde_json::to_value(answer).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        Ok(Self { key, status, answer })
+    }
+}
+
+/// Keeps the answers of keys that this transaction has claimed.
+pub async fn finish_all(connection: &mut PgConnection, answers: &[KeptAnswer<'_>]) -> Result<(), StoreError> {
+    if answers.is_empty() {
+        return Ok(());
+    }
+    let tokens: Vec<TokenId> = answers.iter().map(|kept| kept.key.token).collect();
+    let text =
+        |part: fn(&Key) -> &str| answers.iter().map(|kept| part(kept.key).to_owned()).collect::<Vec<_>>();
+    let (methods, paths, keys) = (text(|key| &key.method), text(|key| &key.path), text(|key| &key.key));
+    let statuses: Vec<i16> = answers.iter().map(|kept| kept.status.cast_signed()).collect();
+    let bodies: Vec<Value> = answers.iter().map(|kept| kept.answer.clone()).collect();
     sqlx::query!(
-        "update idempotency set status = $5, answer = $6 where token = $1 and method = $2 and path = $3 and key = $4",
-        key.token as TokenId,
-        key.method,
-        key.path,
-        key.key,
-        status.cast_signed(),
-        answer
+        "update idempotency i set status = f.status, answer = f.answer
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::jsonb[]) as f (token, method, path, key, status, answer)
+         where i.token = f.token and i.method = f.method and i.path = f.path and i.key = f.key",
+        &tokens as &[TokenId],
+        &methods,
+        &paths,
+        &keys,
+        &statuses,
+        &bodies
     )
     .execute(connection)
     .await?;
@@ -113,6 +173,15 @@ mod tests {
     use crate::store::testing::TestDatabase;
     use crate::store::token;
 
+    async fn finish(
+        connection: &mut PgConnection,
+        key: &Key,
+        status: u16,
+        answer: Value,
+    ) -> Result<(), StoreError> {
+        finish_all(connection, &[KeptAnswer { key, status, answer }]).await
+    }
+
     async fn make_key(database: &TestDatabase) -> Key {
         let mut connection = database.store().acquire().await.unwrap();
         let token = token::insert(&mut connection, Role::Tool, "t", &[1; 32], None, None).await.unwrap();
@@ -125,7 +194,7 @@ mod tests {
         let key = make_key(&database).await;
         let mut first = database.store().begin().await.unwrap();
         assert_eq!(begin(&mut first, &key, &[1; 32]).await.unwrap(), Begun::First);
-        finish(&mut first, &key, 201, &json!({"id": 5})).await.unwrap();
+        finish(&mut first, &key, 201, json!({"id": 5})).await.unwrap();
         first.commit().await.unwrap();
 
         let mut second = database.store().begin().await.unwrap();
@@ -137,6 +206,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn calls_of_one_transaction_each_get_what_their_own_key_says() {
+        let database = TestDatabase::create().await;
+        let key = make_key(&database).await;
+        let named = |name: &str| Key { key: name.to_owned(), ..key.clone() };
+        let (done, other, fresh) = (named("done"), named("other"), named("fresh"));
+        let mut first = database.store().begin().await.unwrap();
+        let begun = begin_all(&mut first, &[(&done, &[1; 32]), (&other, &[2; 32])]).await.unwrap();
+        assert_eq!(begun, [Begun::First, Begun::First]);
+        let answers = [(&other, 201, json!({"id": 2})), (&done, 200, json!({"id": 1}))];
+        finish_all(&mut first, &answers.map(|(key, status, answer)| KeptAnswer { key, status, answer }))
+            .await
+            .unwrap();
+        first.commit().await.unwrap();
+
+        let mut second = database.store().begin().await.unwrap();
+        let calls = [(&fresh, &[1; 32]), (&done, &[1; 32]), (&other, &[1; 32])];
+        let begun = begin_all(&mut second, &calls).await.unwrap();
+        let again = Begun::Again { status: 200, answer: json!({"id": 1}) };
+        assert_eq!(begun, [Begun::First, again, Begun::Mismatch]);
+    }
+
+    #[tokio::test]
     async fn a_twin_in_flight_waits_and_gets_the_answer() {
         let database = TestDatabase::create().await;
         let key = make_key(&database).await;
@@ -145,7 +236,7 @@ mod tests {
         let mut second = database.store().begin().await.unwrap();
         let mut twin = std::pin::pin!(begin(&mut second, &key, &[1; 32]));
         wait_until_blocked(&database, twin.as_mut()).await;
-        finish(&mut first, &key, 200, &json!("done")).await.unwrap();
+        finish(&mut first, &key, 200, json!("done")).await.unwrap();
         first.commit().await.unwrap();
         assert_eq!(twin.await.unwrap(), Begun::Again { status: 200, answer: json!("done") });
     }

@@ -36,6 +36,8 @@ pub struct VoteRow {
 pub struct NewLabel {
     /// Its id.
     pub id: LabelId,
+    /// Who gave it.
+    pub labeler: TokenId,
     /// The task it answers.
     pub task: TaskId,
     /// The slot it fills; none when uncounted.
@@ -110,17 +112,17 @@ pub struct ExportedLabel {
     pub created_at: DateTime<Utc>,
 }
 
-/// Writes a labeler's labels and closes the slots they fill, in one statement; the caller has locked tasks and slots.
+/// Writes labels and closes the slots they fill, in one statement; the caller has locked tasks and slots.
 pub async fn create_all(
     connection: &mut PgConnection,
     project: ProjectId,
-    labeler: TokenId,
     labels: &[NewLabel],
 ) -> Result<(), StoreError> {
     if labels.is_empty() {
         return Ok(());
     }
     let ids: Vec<LabelId> = labels.iter().map(|label| label.id).collect();
+    let labelers: Vec<TokenId> = labels.iter().map(|label| label.labeler).collect();
     let tasks: Vec<TaskId> = labels.iter().map(|label| label.task).collect();
     let slots: Vec<Option<SlotId>> = labels.iter().map(|label| label.slot).collect();
     let items: Vec<ItemId> = labels.iter().map(|label| label.item).collect();
@@ -132,16 +134,16 @@ pub async fn create_all(
     let counted: Vec<bool> = labels.iter().map(|label| label.counted).collect();
     sqlx::query!(
         "with fresh as (
-           select * from unnest($3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::integer[], $8::smallint[], $9::text[], $10::integer[],
-             $11::float8[], $12::boolean[]) as f (id, task, slot, item, round_number, class, person, attempt, seconds, counted)
+           select * from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::integer[], $8::smallint[], $9::text[], $10::integer[],
+             $11::float8[], $12::boolean[]) as f (labeler, id, task, slot, item, round_number, class, person, attempt, seconds, counted)
          ), answered as (
-           update slot set state = 'answered', labeler = $2, person = fresh.person, expires_at = null
+           update slot set state = 'answered', labeler = fresh.labeler, person = fresh.person, expires_at = null
            from fresh where slot.id = fresh.slot
          )
          insert into label (project, labeler, id, task, slot, item, round_number, class, person, attempt, seconds, counted)
-         select $1, $2, id, task, slot, item, round_number, class, person, attempt, seconds, counted from fresh",
+         select $1, labeler, id, task, slot, item, round_number, class, person, attempt, seconds, counted from fresh",
         project as ProjectId,
-        labeler as TokenId,
+        &labelers as &[TokenId],
         &ids as &[LabelId],
         &tasks as &[TaskId],
         &slots as &[Option<SlotId>],

@@ -74,6 +74,14 @@ pub async fn find(connection: &mut PgConnection, id: ProjectId) -> Result<Option
     Ok(row)
 }
 
+/// The project of this name or id, unless it is hidden.
+pub async fn find_by_key(connection: &mut PgConnection, key: &str) -> Result<Option<ProjectRow>, StoreError> {
+    match key.parse::<ProjectId>() {
+        Ok(id) => find(connection, id).await,
+        Err(_) => find_by_name(connection, key).await,
+    }
+}
+
 /// The project of this name, unless it is hidden.
 pub async fn find_by_name(
     connection: &mut PgConnection,

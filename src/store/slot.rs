@@ -57,32 +57,48 @@ pub struct LeasedSlot {
     pub suggestions: Json<Vec<Suggestion>>,
 }
 
-/// Lets one lease call of a labeler at a time through, until the transaction ends; other labelers aren't touched.
-pub async fn lock_labeler(connection: &mut PgConnection, labeler: TokenId) -> Result<(), StoreError> {
+/// Lets one lease call of each of these labelers at a time through, until the transaction ends; other labelers aren't touched.
+pub async fn lock_labelers(connection: &mut PgConnection, labelers: &[TokenId]) -> Result<(), StoreError> {
+    // In one order for all, so that no two calls wait for each other; the inner query keeps the planner from locking before it sorts.
     sqlx::query!(
-        r#"select pg_advisory_xact_lock(hashtextextended('gleaner.labeler ' || $1::uuid::text, 0)) as "locked: ()""#,
-        labeler as TokenId
+        r#"select pg_advisory_xact_lock(key) as "locked: ()" from (
+             select distinct hashtextextended('gleaner.labeler ' || id::text, 0) as key from unnest($1::uuid[]) as l (id) order by key offset 0
+           ) as keys"#,
+        labelers as &[TokenId]
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// How many leases of the project a labeler holds, and how many more of its leases have run out but aren't open yet.
+/// How many leases of the project a labeler holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldCount {
+    /// The labeler.
+    pub labeler: TokenId,
+    /// Its leases that run.
+    pub held: i64,
+    /// Its leases that have run out but aren't open yet.
+    pub expired: i64,
+}
+
+/// How many leases of the project these labelers hold; who holds none is left out.
 pub async fn count_held(
     connection: &mut PgConnection,
     project: ProjectId,
-    labeler: TokenId,
-) -> Result<(i64, i64), StoreError> {
-    let row = sqlx::query!(
-        r#"select count(*) filter (where expires_at > now()) as "held!", count(*) filter (where expires_at <= now()) as "expired!"
-           from slot where labeler = $2 and project = $1 and state = 'leased'"#,
+    labelers: &[TokenId],
+) -> Result<Vec<HeldCount>, StoreError> {
+    let rows = sqlx::query_as!(
+        HeldCount,
+        r#"select labeler as "labeler!: TokenId", count(*) filter (where expires_at > now()) as "held!",
+             count(*) filter (where expires_at <= now()) as "expired!"
+           from slot where labeler = any($2) and project = $1 and state = 'leased' group by labeler"#,
         project as ProjectId,
-        labeler as TokenId
+        labelers as &[TokenId]
     )
-    .fetch_one(connection)
+    .fetch_all(connection)
     .await?;
-    Ok((row.held, row.expired))
+    Ok(rows)
 }
 
 /// Prolongs and returns the leases that a labeler holds, in the order of asking.

@@ -60,16 +60,25 @@ pub async fn find_by_hash(
     connection: &mut PgConnection,
     hash: &[u8; 32],
 ) -> Result<Option<TokenRow>, StoreError> {
-    let row = sqlx::query_as!(
+    Ok(find_by_hashes(connection, &[*hash]).await?.pop())
+}
+
+/// The tokens whose secrets have these hashes; in no order.
+pub async fn find_by_hashes(
+    connection: &mut PgConnection,
+    hashes: &[[u8; 32]],
+) -> Result<Vec<TokenRow>, StoreError> {
+    let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
+    let rows = sqlx::query_as!(
         TokenRow,
         r#"select id as "id: TokenId", role as "role: Role", name, hash, projects as "projects: Vec<ProjectId>", created_at,
              expires_at, revoked_at
-           from token where hash = $1"#,
-        hash.as_slice()
+           from token where hash = any($1)"#,
+        &hashes as &[&[u8]]
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(row)
+    Ok(rows)
 }
 
 /// The token of this id.

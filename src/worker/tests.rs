@@ -18,7 +18,7 @@ use crate::domain::project::ProjectState;
 use crate::domain::settings::{FineTuneMode, FineTuneSettings, ImageShape, PretextSettings, ProjectSettings};
 use crate::engine::{Engine, EngineConfig, EngineGuard};
 use crate::events::Events;
-use crate::labeling::{Submission, lease_tasks, submit_labels};
+use crate::labeling::{LeaseWish, Submission, Submit, lease_tasks, submit_labels};
 use crate::nn::ops;
 use crate::rounds::{JobWake, Supervisor, SupervisorWake, control};
 use crate::store::import::{self, ImportRow, NewImport};
@@ -164,7 +164,10 @@ impl Service {
     async fn answer(&self, labeler: TokenId) -> usize {
         let row = self.row().await;
         let mut transaction = self.store().begin().await.unwrap();
-        let leases = lease_tasks(&mut transaction, &row, labeler, 20, false).await.unwrap();
+        let leases = lease_tasks(&mut transaction, &row, &[LeaseWish { labeler, count: 20, resume: false }])
+            .await
+            .unwrap()
+            .remove(0);
         let items: Vec<ItemId> = leases.tasks.iter().map(|task| task.item).collect();
         let names: HashMap<ItemId, String> = sqlx::query_as("select id, name from item where id = any($1)")
             .bind(&items)
@@ -181,7 +184,10 @@ impl Service {
             person: None,
         };
         let submissions: Vec<Submission> = leases.tasks.iter().map(answer).collect();
-        let results = submit_labels(&mut transaction, &row, labeler, &submissions).await.unwrap();
+        let results = submit_labels(&mut transaction, &row, &[Submit { labeler, submissions: &submissions }])
+            .await
+            .unwrap()
+            .remove(0);
         transaction.commit().await.unwrap();
         results.len()
     }

@@ -143,6 +143,7 @@ pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnO
         round_counts: RoundCounts::new(store.clone(), SupervisorWake::new()),
         job_wake: JobWake::new(),
         key: SecretKey::from_bytes(&[7; 32]),
+        gathers: Arc::default(),
         login_codes: Arc::default(),
         import_roots: Arc::from([import_root.clone()]),
         scratch: Arc::new(scratch),

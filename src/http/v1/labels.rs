@@ -4,26 +4,27 @@
 //! count beside them is read afresh, so that a replay doesn't show an old one.
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::ToSchema;
 
+use crate::access::principal::Principal;
 use crate::domain::field_error::FieldError;
 use crate::domain::ids::{LabelId, ProjectId, TaskId};
 use crate::domain::label::LabelOutcome;
 use crate::domain::role::Role;
 use crate::domain::round::RoundState;
 use crate::http::AppState;
-use crate::http::auth::{Labeler, find_project};
+use crate::http::auth::Labeler;
 use crate::http::extract::{Json, Path};
-use crate::http::idempotency::{Begun, Post};
+use crate::http::idempotency::Post;
 use crate::http::problem::{ApiError, Problem, ProblemKind};
+use crate::http::together::{Calls, Outcome, Shareable};
 use crate::labeling::{self, Actor, Submission, SubmitResult};
 use crate::store::project::ProjectRow;
 use crate::store::round::RoundStanding;
-use crate::store::{self, PgConnection};
+use crate::store::{self, PgConnection, StoreError};
 use crate::telemetry::metric;
 
 /// The most labels of one submit.
@@ -124,25 +125,51 @@ pub async fn submit_labels(
     validate(&post.body.labels, caller.role)?;
     let submissions: Vec<Submission> =
         post.body.labels.into_iter().map(LabelInput::into_submission).collect();
-    let mut work = match post.call.begin(&app, caller.token).await? {
-        Begun::Replay(replay) => {
-            let mut connection = app.store.acquire().await?;
-            let row = find_project(&mut connection, &caller, &project).await?;
-            drop(connection);
-            let round = round_progress(&app, row.id).await?;
-            return Ok(replay.with(|answer| answer["round"] = json!(round)).into_response());
+    let shared = post.call.share(&app, &caller, &project, Submit(submissions)).await?;
+    let round = round_progress(&app, shared.project).await?;
+    Ok(match shared.outcome {
+        Outcome::Replay(replay) => replay.with(|answer| answer["round"] = json!(round)).into_response(),
+        Outcome::Done(answer) => {
+            for result in &answer.results {
+                metrics::counter!(metric::LABELS_TOTAL, "outcome" => result.outcome.as_str()).increment(1);
+            }
+            axum::Json(SubmitAnswer { round, ..answer }).into_response()
         }
-        Begun::Work(work) => work,
-    };
-    let row = find_project(work.connection(), &caller, &project).await?;
-    let results = labeling::submit_labels(work.connection(), &row, caller.token, &submissions).await?;
-    let results: Vec<_> = results.into_iter().map(ResultAnswer::from).collect();
-    work.keep(StatusCode::OK, &json!({"results": results, "round": Value::Null})).await?;
-    for result in &results {
-        metrics::counter!(metric::LABELS_TOTAL, "outcome" => result.outcome.as_str()).increment(1);
+    })
+}
+
+/// A submit on its way.
+pub struct Submit(Vec<Submission>);
+
+impl Shareable for Submit {
+    /// Without the round, which is read afresh.
+    type Answer = SubmitAnswer;
+
+    fn calls(app: &AppState) -> &Calls<Self> {
+        &app.gathers.submits
     }
-    let round = round_progress(&app, row.id).await?;
-    Ok(axum::Json(SubmitAnswer { results, round }).into_response())
+
+    fn weight(&self) -> usize {
+        self.0.len()
+    }
+
+    async fn carry_out(
+        _app: &AppState,
+        connection: &mut PgConnection,
+        project: &ProjectRow,
+        calls: &[(&Principal, &Self)],
+    ) -> Result<Vec<SubmitAnswer>, StoreError> {
+        let submits: Vec<_> = calls
+            .iter()
+            .map(|(caller, submit)| labeling::Submit { labeler: caller.token, submissions: &submit.0 })
+            .collect();
+        let results = labeling::submit_labels(connection, project, &submits).await?;
+        let answer = |results: Vec<SubmitResult>| SubmitAnswer {
+            results: results.into_iter().map(ResultAnswer::from).collect(),
+            round: None,
+        };
+        Ok(results.into_iter().map(answer).collect())
+    }
 }
 
 /// Counts after the commit; all submits of one moment share one count.

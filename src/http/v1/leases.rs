@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::access::key::SecretKey;
+use crate::access::principal::Principal;
 use crate::access::signed_image::image_url;
 use crate::domain::ids::{ItemId, TaskId};
 use crate::domain::task::{TaskSource, WaitReason};
@@ -16,8 +17,11 @@ use crate::http::auth::{Labeler, find_project};
 use crate::http::extract::Path;
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::ApiError;
-use crate::labeling;
+use crate::http::together::{Calls, Outcome, Shareable};
+use crate::labeling::{self, LeaseWish};
 use crate::store::class::ClassNames;
+use crate::store::project::ProjectRow;
+use crate::store::{PgConnection, StoreError};
 use crate::telemetry::metric;
 
 /// How many tasks are wanted.
@@ -127,17 +131,51 @@ pub async fn create_leases(
     if !(1..=100).contains(&count) {
         return Err(ApiError::invalid_field("count", "must be 1 to 100"));
     }
-    let mut work = match post.call.begin(&app, caller.token).await? {
-        Begun::Replay(replay) => return Ok(replay.into_response()),
-        Begun::Work(work) => work,
-    };
-    let row = find_project(work.connection(), &caller, &project).await?;
-    let leases = labeling::lease_tasks(work.connection(), &row, caller.token, count, resume).await?;
-    let class_names = ClassNames::read(work.connection(), row.id).await?;
-    let leases = Leases::new(leases, &class_names, &app.key);
-    let response = work.finish(StatusCode::OK, &leases).await?;
-    metrics::counter!(metric::LEASES_TOTAL).increment(leases.tasks.len() as u64);
-    Ok(response)
+    let shared = post.call.share(&app, &caller, &project, Lease { count, resume }).await?;
+    Ok(match shared.outcome {
+        Outcome::Replay(replay) => replay.into_response(),
+        Outcome::Done(leases) => {
+            metrics::counter!(metric::LEASES_TOTAL).increment(leases.tasks.len() as u64);
+            axum::Json(leases).into_response()
+        }
+    })
+}
+
+/// A lease call on its way.
+pub struct Lease {
+    count: u32,
+    resume: bool,
+}
+
+impl Shareable for Lease {
+    type Answer = Leases;
+
+    fn calls(app: &AppState) -> &Calls<Self> {
+        &app.gathers.leases
+    }
+
+    fn weight(&self) -> usize {
+        self.count as usize
+    }
+
+    async fn carry_out(
+        app: &AppState,
+        connection: &mut PgConnection,
+        project: &ProjectRow,
+        calls: &[(&Principal, &Self)],
+    ) -> Result<Vec<Leases>, StoreError> {
+        let wishes: Vec<_> = calls
+            .iter()
+            .map(|(caller, lease)| LeaseWish {
+                labeler: caller.token,
+                count: lease.count,
+                resume: lease.resume,
+            })
+            .collect();
+        let leases = labeling::lease_tasks(connection, project, &wishes).await?;
+        let class_names = ClassNames::read(connection, project.id).await?;
+        Ok(leases.into_iter().map(|leases| Leases::new(leases, &class_names, &app.key)).collect())
+    }
 }
 
 /// Which leases are meant.

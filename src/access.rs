@@ -7,6 +7,7 @@
 pub mod key;
 pub mod login_code;
 pub mod principal;
+pub mod seal;
 pub mod session;
 pub mod signed_image;
 pub mod token;

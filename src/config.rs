@@ -128,6 +128,10 @@ pub struct Settings {
     #[arg(long, env = "GLEANER_METRICS_OPEN", global = true)]
     pub metrics_open: bool,
 
+    /// Let webhooks and images named by address lead into private networks and to this machine, as for a receiver beside the server
+    #[arg(long, env = "GLEANER_OUTBOUND_ALLOW_PRIVATE", global = true)]
+    pub outbound_allow_private: bool,
+
     /// Serve the pages from this folder (a checkout's static/) while working on them; unset: those compiled in
     #[arg(long, env = "GLEANER_PAGES", global = true)]
     pub pages: Option<PathBuf>,
@@ -167,6 +171,8 @@ pub struct Config {
     pub public_url: String,
     /// Whether `/metrics` needs no token.
     pub metrics_open: bool,
+    /// Whether addresses named by users may lead into private networks.
+    pub outbound_allow_private: bool,
     /// Folder to serve pages from instead of those compiled in.
     pub pages: Option<PathBuf>,
 }
@@ -199,6 +205,7 @@ impl Settings {
             threads: if self.threads == 0 { cores } else { self.threads },
             public_url,
             metrics_open: self.metrics_open,
+            outbound_allow_private: self.outbound_allow_private,
             pages: self.pages.clone(),
         })
     }

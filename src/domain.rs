@@ -27,3 +27,4 @@ pub mod statistics;
 pub mod stopping;
 pub mod strategy;
 pub mod task;
+pub mod webhook;

@@ -39,6 +39,7 @@ use crate::access::login_code::LoginCodes;
 use crate::blob::Blob;
 use crate::engine::Engine;
 use crate::events::Events;
+use crate::outbound::GuardedClient;
 use crate::rounds::{JobWake, RoundCounts};
 use crate::store::{Store, StoreError, Transaction};
 
@@ -65,6 +66,8 @@ pub struct AppState {
     pub round_counts: RoundCounts,
     /// Where calls of the same moment meet.
     pub gathers: Arc<gather::Gathers>,
+    /// Calls addresses that users name.
+    pub outside: GuardedClient,
     /// Wakes the workers of this process when a job was queued.
     pub job_wake: JobWake,
     /// Signs sessions and image addresses.
@@ -154,7 +157,7 @@ fn limit_bodies(routes: Router<AppState>, max_bytes: usize) -> Router<AppState> 
 fn api() -> OpenApiRouter<AppState> {
     use v1::{
         agreement, control, curve, events, exports, imports, items, labelers, labels, leases, me, models,
-        overview, projects, rounds, tasks, tokens,
+        overview, projects, rounds, tasks, tokens, webhooks,
     };
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(projects::create_project, projects::list_projects))
@@ -193,6 +196,12 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(models::draw_model_confusion))
         .routes(routes!(events::stream_project_events))
         .routes(routes!(events::stream_events))
+        .routes(routes!(webhooks::create_webhook, webhooks::list_webhooks))
+        .routes(routes!(webhooks::get_webhook, webhooks::change_webhook, webhooks::delete_webhook))
+        .routes(routes!(webhooks::replace_webhook_secret))
+        .routes(routes!(webhooks::test_webhook))
+        .routes(routes!(webhooks::redeliver_events))
+        .routes(routes!(webhooks::list_deliveries))
         .routes(routes!(me::get_me))
         .routes(routes!(me::create_session, me::delete_session))
         .routes(routes!(tokens::create_token, tokens::list_tokens))

@@ -30,6 +30,7 @@ pub mod import;
 pub mod labeling;
 pub mod rounds;
 pub mod simulate;
+pub mod webhooks;
 pub mod worker;
 
 pub mod commands;

@@ -1,7 +1,8 @@
 //! The only HTTP client: what goes out of the service or its commands, with timeouts and repeats.
 //!
 //! `ApiClient` speaks gleaner's own API as an external tool would. Each POST has an idempotency key, so a request whose answer was lost is
-//! sent again without being carried out twice.
+//! sent again without being carried out twice. `GuardedClient` calls addresses that somebody outside named (webhooks, images by address), and
+//! only public ones unless the operator allows others.
 
 use std::time::Duration;
 
@@ -10,6 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
+
+mod address;
+mod guarded;
+
+pub use address::{Address, AddressError};
+pub use guarded::{CallError, GuardedClient, Reply};
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);

@@ -38,6 +38,8 @@ pub mod task;
 pub mod testing;
 pub mod token;
 pub mod types;
+pub mod webhook;
+pub mod webhook_delivery;
 
 pub use error::StoreError;
 pub use sqlx::PgConnection;

@@ -23,6 +23,8 @@ pub mod metric {
     pub const JOB_SECONDS: &str = "gleaner_job_seconds";
     /// Events numbered by the relay.
     pub const EVENTS_TOTAL: &str = "gleaner_events_total";
+    /// Attempts to deliver to a webhook, by `outcome` (`delivered`, `failed`).
+    pub const WEBHOOK_ATTEMPTS_TOTAL: &str = "gleaner_webhook_attempts_total";
 }
 
 /// Starts logging to standard error: one line an event, JSON when standard error is no terminal and `json` is asked for.

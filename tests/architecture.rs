@@ -21,6 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("outbound", &["domain", "config", "telemetry"]),
     ("access", &["domain", "config", "telemetry", "store"]),
     ("events", &["domain", "config", "telemetry", "store"]),
+    ("webhooks", &["domain", "config", "telemetry", "store", "outbound", "access", "events"]),
     ("import", &["domain", "vision"]),
     ("labeling", &["domain", "telemetry", "store", "events"]),
     ("rounds", &["domain", "config", "telemetry", "store", "events", "labeling"]),
@@ -58,6 +59,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "outbound",
             "access",
             "events",
+            "webhooks",
             "import",
             "labeling",
             "rounds",
@@ -79,6 +81,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "outbound",
             "access",
             "events",
+            "webhooks",
             "import",
             "labeling",
             "rounds",
@@ -108,8 +111,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     (
         "tokio",
         &[
-            "engine", "store", "blob", "outbound", "access", "events", "labeling", "rounds", "worker",
-            "http", "commands",
+            "engine", "store", "blob", "outbound", "access", "events", "webhooks", "labeling", "rounds",
+            "worker", "http", "commands",
         ],
     ),
 ];

@@ -74,7 +74,7 @@ impl SecretKey {
 }
 
 /// 32 bytes of the operating system's random source.
-pub(super) fn random_bytes() -> io::Result<[u8; 32]> {
+pub fn random_bytes() -> io::Result<[u8; 32]> {
     let random: ring::rand::Random<[u8; 32]> = ring::rand::generate(&ring::rand::SystemRandom::new())
         .map_err(|_| io::Error::other("the operating system gave no random bytes"))?;
     Ok(random.expose())

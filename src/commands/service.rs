@@ -1,7 +1,7 @@
 //! The running service: everything that `serve` and `demo` start, in one process, and stop in order.
 //!
 //! The parts are tasks and threads under one stop token: events (relay and listener), supervisor, engine and worker (role `all`),
-//! retention, HTTP. Stopping lets requests end and jobs reach a checkpoint; a kill instead of it loses nothing but that courtesy.
+//! the webhooks' sender, retention, HTTP. Stopping lets requests end and jobs reach a checkpoint; a kill instead of it loses nothing but that courtesy.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,9 +24,11 @@ use crate::domain::role::Role;
 use crate::engine::{Engine, EngineConfig, EngineGuard};
 use crate::events::Events;
 use crate::http::{self, AppState};
+use crate::outbound::GuardedClient;
 use crate::rounds::{JobWake, RoundCounts, Supervisor, SupervisorWake};
 use crate::store::{self, Store};
 use crate::telemetry;
+use crate::webhooks;
 use crate::worker::Worker;
 
 /// Bytes of one upload at most.
@@ -97,6 +99,9 @@ impl Service {
             }
             ServeRole::Api => (None, None),
         };
+        let outside = GuardedClient::new(config.outbound_allow_private)?;
+        let sender = webhooks::Sender::new(house.store.clone(), events.clone(), key.clone(), outside.clone());
+        parts.push(tokio::spawn(sender.run(stop.clone())));
         let login_codes = Arc::new(LoginCodes::default());
         let state = AppState {
             store: house.store.clone(),
@@ -104,6 +109,7 @@ impl Service {
             engine,
             events,
             round_counts: RoundCounts::new(house.store.clone(), wake),
+            outside,
             job_wake,
             key,
             gathers: Arc::default(),
@@ -241,6 +247,7 @@ fn spawn_retention(house: &House, stop: CancellationToken) -> JoinHandle<()> {
 async fn purge(store: &Store, blob: &crate::blob::Blob) -> anyhow::Result<()> {
     let mut connection = store.acquire().await?;
     store::retention::purge_idempotency(&mut connection).await?;
+    store::retention::purge_deliveries(&mut connection).await?;
     let due = store::retention::list_purgeable(&mut connection).await?;
     for project in due {
         // The images first: a row that is gone leads to nothing that could be found again.

@@ -54,6 +54,9 @@ pub enum EventKind {
     /// `{job, kind, error}`
     #[serde(rename = "job.failed")]
     JobFailed,
+    /// `{webhook, reason}`: it sends no events until somebody enables it.
+    #[serde(rename = "webhook.disabled")]
+    WebhookDisabled,
 }
 
 impl EventKind {
@@ -77,6 +80,7 @@ impl EventKind {
             Self::TaskSkipped => "task.skipped",
             Self::ModelPublished => "model.published",
             Self::JobFailed => "job.failed",
+            Self::WebhookDisabled => "webhook.disabled",
         }
     }
 }

@@ -85,3 +85,11 @@ id!(
     /// An event, before the relay gives it its number.
     EventId
 );
+id!(
+    /// A webhook: an address that events are sent to.
+    WebhookId
+);
+id!(
+    /// A delivery: one event, or a test, on its way to one webhook.
+    DeliveryId
+);

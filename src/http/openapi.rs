@@ -40,6 +40,7 @@ use crate::domain::item::Split;
         (name = "labeling", description = "Leases and labels"),
         (name = "results", description = "Labels, models and curves out"),
         (name = "events", description = "What happens, as it happens"),
+        (name = "webhooks", description = "What happens, sent to an address"),
         (name = "access", description = "Tokens and sessions"),
         (name = "operations", description = "Health and measurements"),
     ),

@@ -21,3 +21,4 @@ pub mod rounds;
 pub mod tasks;
 pub mod tokens;
 pub mod uploads;
+pub mod webhooks;

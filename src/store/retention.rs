@@ -1,4 +1,4 @@
-//! What is kept for a time only: deleted projects for seven days, idempotency keys for thirty.
+//! What is kept for a time only: deleted projects for seven days, idempotency keys and the record of deliveries for thirty.
 //!
 //! Whoever purges a project removes its files from the blob store first; a crash in between finds the project here again.
 
@@ -34,6 +34,16 @@ pub async fn purge_idempotency(connection: &mut PgConnection) -> Result<u64, Sto
     let done = sqlx::query!("delete from idempotency where created_at < now() - interval '30 days'")
         .execute(connection)
         .await?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes deliveries that were taken, and failed tests, after thirty days and says how many.
+pub async fn purge_deliveries(connection: &mut PgConnection) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        "delete from webhook_delivery where state <> 'pending' and created_at < now() - interval '30 days'"
+    )
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected())
 }
 

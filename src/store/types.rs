@@ -15,7 +15,8 @@ use uuid::Uuid;
 use crate::domain::content_hash::ContentHash;
 use crate::domain::event::EventKind;
 use crate::domain::ids::{
-    EventId, ImportId, ItemId, JobId, LabelId, ProjectId, RoundId, SegmentId, SlotId, TaskId, TokenId,
+    DeliveryId, EventId, ImportId, ItemId, JobId, LabelId, ProjectId, RoundId, SegmentId, SlotId, TaskId,
+    TokenId, WebhookId,
 };
 use crate::domain::import::{ImportFormat, ImportState, LabelRule, SplitRule};
 use crate::domain::item::{Exclusion, Split};
@@ -26,6 +27,7 @@ use crate::domain::round::RoundState;
 use crate::domain::settings::ProjectSettings;
 use crate::domain::strategy::Strategy;
 use crate::domain::task::{SkipReason, SlotState, TaskSource, TaskState};
+use crate::domain::webhook::{DeliveryOrigin, DeliveryState, DisabledReason};
 
 /// Stands in the database as `$column` does: `$encode` makes one from `$value`, `$decode` reads one back from `$stored`.
 macro_rules! stored_as {
@@ -84,10 +86,14 @@ macro_rules! stored_as_json {
 }
 
 stored_as_uuid!(
-    ProjectId, ItemId, SegmentId, ImportId, RoundId, TaskId, SlotId, LabelId, TokenId, JobId, EventId
+    ProjectId, ItemId, SegmentId, ImportId, RoundId, TaskId, SlotId, LabelId, TokenId, JobId, EventId,
+    WebhookId, DeliveryId
 );
 
 stored_as_text!(
+    DeliveryOrigin,
+    DeliveryState,
+    DisabledReason,
     EventKind,
     Exclusion,
     FinishReason,
@@ -149,9 +155,12 @@ mod tests {
         let database = TestDatabase::create().await;
         let mut connection = database.store().acquire().await.unwrap();
         let mut checked = Vec::new();
+        check_all!(connection, checked, DeliveryOrigin: Event, Redelivery, Test);
+        check_all!(connection, checked, DeliveryState: Pending, Delivered, Failed);
+        check_all!(connection, checked, DisabledReason: Operator, GivenUp, Gone);
         check_all!(connection, checked, EventKind: ProjectCreated, ProjectChanged, ProjectStateChanged, ProjectPaused,
             ProjectResumed, ProjectDeleted, ImportEnded, RoundOpened, RoundStateChanged, LabelAccepted, LabelCorrected, LabelUndone,
-            LabelsSetAside, TaskSkipped, ModelPublished, JobFailed);
+            LabelsSetAside, TaskSkipped, ModelPublished, JobFailed, WebhookDisabled);
         check_all!(connection, checked, Exclusion: Broken, NotInClasses);
         check_all!(connection, checked, FinishReason: Budget, Pool, Target, Plateau, Operator);
         check_all!(connection, checked, ImportFormat: Auto, Folder, Zip, Tar, Idx, Cifar);

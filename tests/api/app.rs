@@ -15,6 +15,7 @@ use gleaner::domain::strategy::Strategy;
 use gleaner::domain::task::TaskSource;
 use gleaner::events::Events;
 use gleaner::http::{self, AppState};
+use gleaner::outbound::GuardedClient;
 use gleaner::rounds::{JobWake, RoundCounts, SupervisorWake};
 use gleaner::store::round;
 use gleaner::store::task::{self, BatchOrigin, NewTask, Suggestion};
@@ -141,6 +142,7 @@ pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnO
         engine: None,
         events: Events::start(store.clone(), stop.clone()).await.expect("events"),
         round_counts: RoundCounts::new(store.clone(), SupervisorWake::new()),
+        outside: GuardedClient::new(true).expect("a client"),
         job_wake: JobWake::new(),
         key: SecretKey::from_bytes(&[7; 32]),
         gathers: Arc::default(),

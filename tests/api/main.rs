@@ -18,3 +18,4 @@ mod outage;
 mod overview;
 mod projects;
 mod results;
+mod webhooks;

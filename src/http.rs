@@ -141,6 +141,7 @@ pub fn router(state: AppState) -> Router {
         .route("/login", get(pages::login_page))
         .route("/label/{project}", get(pages::label_page))
         .route("/projects/{project}", get(pages::project_page))
+        .route("/access", get(pages::access_page))
         .route("/static/{*path}", get(pages::static_file));
     let routes = layers::with_timeout(quick.merge(predictions).merge(open))
         .merge(layers::with_idle_timeout(uploads))

@@ -1,4 +1,4 @@
-//! The learning curve: test accuracy against labels or cost, with an interval around it.
+//! The learning curve: accuracy against labels or cost, with an interval around it, and where it is expected to go on.
 //!
 //! Private to `figures`.
 
@@ -10,12 +10,15 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
 use plotters::element::{Circle, Cross, PathElement, Polygon};
 use plotters::series::{DashedLineSeries, LineSeries};
-use plotters::style::{Color, IntoFont, RGBColor};
+use plotters::style::{Color, IntoFont, RGBAColor, RGBColor};
 
 use super::frame::{FigureSize, INK, SERIES_COLOURS, annotate, finish};
 
 /// What a report holds.
 const REPORT_SIZE: FigureSize = FigureSize { width: 720, height: 420 };
+
+/// What the forecast is called.
+const FORECAST_NAME: &str = "forecast";
 
 /// What the horizontal axis counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub struct CurveFigure {
     pub axis: CurveAxis,
     /// The lines.
     pub series: Vec<CurveSeries>,
+    /// What is expected beyond them, by rising position: dashed, in the first line's colour.
+    pub forecast: Vec<CurvePoint>,
 }
 
 /// Draws a learning curve as an SVG document of 720 by 420 that scales to any width; without points it holds only axes.
@@ -68,22 +73,27 @@ pub fn curve_svg(figure: &CurveFigure) -> String {
 pub fn curve_svg_sized(figure: &CurveFigure, size: FigureSize) -> String {
     let mut svg = String::new();
     let series: Vec<_> = figure.series.iter().map(|series| (series, drawable(&series.points))).collect();
+    let forecast = drawable(&figure.forecast);
     let area = SVGBackend::with_string(&mut svg, (size.width, size.height)).into_drawing_area();
-    draw(&area, figure, &series).expect("drawing finite numbers into a string can't fail");
+    draw(&area, figure, &series, &forecast).expect("drawing finite numbers into a string can't fail");
     drop(area);
     let dotted = series.iter().take(SERIES_COLOURS.len());
-    let words =
-        dotted.flat_map(|(series, points)| points.iter().map(|point| describe(figure, series, point)));
-    finish(&annotate(&svg, "<circle ", words), &figure.title)
+    let name =
+        |series: &CurveSeries| if figure.series.len() > 1 { series.name.clone() } else { String::new() };
+    let measured = dotted.flat_map(|(series, points)| {
+        points.iter().map(move |point| describe(figure.axis, &name(series), point))
+    });
+    let expected = forecast.iter().map(|point| describe(figure.axis, FORECAST_NAME, point));
+    finish(&annotate(&svg, "<circle ", measured.chain(expected)), &figure.title)
 }
 
-/// What a measurement says when it is pointed at.
-fn describe(figure: &CurveFigure, series: &CurveSeries, point: &CurvePoint) -> String {
-    let place = match figure.axis {
+/// What a measurement says when it is pointed at; `name` is empty where there is only one line.
+fn describe(axis: CurveAxis, name: &str, point: &CurvePoint) -> String {
+    let place = match axis {
         CurveAxis::Labels => format!("{:.0} labels", point.position),
         CurveAxis::Cost => format!("a cost of {:.0}", point.position),
     };
-    let name = if figure.series.len() > 1 { format!("{}: ", series.name) } else { String::new() };
+    let name = if name.is_empty() { String::new() } else { format!("{name}: ") };
     let interval = point.interval.map(|(low, high)| format!(" ({:.1} to {:.1})", low * 100.0, high * 100.0));
     let accuracy = point.accuracy * 100.0;
     format!("{name}{accuracy:.1} %{} at {place}", interval.unwrap_or_default())
@@ -96,10 +106,14 @@ fn draw(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     figure: &CurveFigure,
     series: &[(&CurveSeries, Vec<CurvePoint>)],
+    forecast: &[CurvePoint],
 ) -> Drawn {
     let points = || series.iter().flat_map(|(_, points)| points);
-    let right = points().map(|point| point.position).fold(1.0, f64::max);
-    let ends = points().map(|point| point.interval.unwrap_or((point.accuracy, point.accuracy)));
+    let right = points().chain(forecast).map(|point| point.position).fold(1.0, f64::max);
+    // A forecast's interval may be wide; only where it leads decides what is in sight.
+    let ends = points()
+        .map(|point| point.interval.unwrap_or((point.accuracy, point.accuracy)))
+        .chain(forecast.iter().map(|point| (point.accuracy, point.accuracy)));
     let (low, high) =
         ends.fold((1.0, 0.0), |(low, high): (f64, f64), ends| (low.min(ends.0), high.max(ends.1)));
     // To the next twentieth, so that the axis has round ends and the line keeps off them.
@@ -108,11 +122,12 @@ fn draw(
     } else {
         (((low - 0.01) * 20.0).floor() / 20.0, ((high + 0.01) * 20.0).ceil() / 20.0)
     };
+    let (bottom, top) = (bottom.max(0.0), top.min(1.0));
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(56)
-        .build_cartesian_2d(0.0..right * 1.02, bottom.max(0.0)..top.min(1.0))?;
+        .build_cartesian_2d(0.0..right * 1.02, bottom..top)?;
     let label = ("sans-serif", 14).into_font().color(&INK);
     chart
         .configure_mesh()
@@ -126,7 +141,7 @@ fn draw(
             CurveAxis::Labels => "labels",
             CurveAxis::Cost => "cost",
         })
-        .y_desc("test accuracy")
+        .y_desc("accuracy")
         .x_label_formatter(&|position| format!("{position:.0}"))
         .y_label_formatter(&|accuracy| format!("{accuracy:.2}"))
         .draw()?;
@@ -135,7 +150,8 @@ fn draw(
         // Beyond the colours lines are told apart by their marks.
         draw_series(&mut chart, &series.name, points, colour, place >= SERIES_COLOURS.len())?;
     }
-    if series.len() > 1 {
+    draw_forecast(&mut chart, series.first().and_then(|(_, points)| points.last()), forecast, (bottom, top))?;
+    if series.len() > 1 || !forecast.is_empty() {
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::LowerRight)
@@ -145,6 +161,52 @@ fn draw(
     area.present()
 }
 
+/// A dashed line from the last measurement on, with hollow dots and a paler band that ends where the axes do.
+fn draw_forecast(
+    chart: &mut Chart<'_, '_>,
+    last: Option<&CurvePoint>,
+    forecast: &[CurvePoint],
+    (bottom, top): (f64, f64),
+) -> Drawn {
+    let Some(last) = last.filter(|_| !forecast.is_empty()) else {
+        return Ok(());
+    };
+    let colour = SERIES_COLOURS[0];
+    let clipped: Vec<_> = forecast
+        .iter()
+        .map(|point| {
+            let (low, high) = point.interval.unwrap_or((point.accuracy, point.accuracy));
+            let interval = Some((low.clamp(bottom, top), high.clamp(bottom, top)));
+            CurvePoint { interval, ..*point }
+        })
+        .collect();
+    draw_band(chart, std::iter::once(last).chain(&clipped), colour.mix(0.08))?;
+    let line = std::iter::once(last).chain(forecast).map(|point| (point.position, point.accuracy));
+    let stroke = colour.stroke_width(2);
+    let swatch = move |(x, y)| PathElement::new([(x, y), (x + 7, y)], stroke);
+    chart.draw_series(DashedLineSeries::new(line, 5, 5, stroke))?.label(FORECAST_NAME).legend(swatch);
+    chart
+        .draw_series(forecast.iter().map(|point| Circle::new((point.position, point.accuracy), 3, stroke)))?;
+    Ok(())
+}
+
+/// The area between the ends of the intervals of `points`, where there are two at least.
+fn draw_band<'a>(
+    chart: &mut Chart<'_, '_>,
+    points: impl Iterator<Item = &'a CurvePoint>,
+    colour: RGBAColor,
+) -> Drawn {
+    let bounds: Vec<_> =
+        points.filter_map(|point| point.interval.map(|(low, high)| (point.position, low, high))).collect();
+    if bounds.len() > 1 {
+        let lower = bounds.iter().map(|&(position, low, _)| (position, low));
+        let upper = bounds.iter().rev().map(|&(position, _, high)| (position, high));
+        let band: Vec<_> = lower.chain(upper).collect();
+        chart.draw_series([Polygon::new(band, colour.filled())])?;
+    }
+    Ok(())
+}
+
 fn draw_series(
     chart: &mut Chart<'_, '_>,
     name: &str,
@@ -152,16 +214,7 @@ fn draw_series(
     colour: RGBColor,
     has_crosses: bool,
 ) -> Drawn {
-    let bounds: Vec<_> = points
-        .iter()
-        .filter_map(|point| point.interval.map(|(low, high)| (point.position, low, high)))
-        .collect();
-    if bounds.len() > 1 {
-        let lower = bounds.iter().map(|&(position, low, _)| (position, low));
-        let upper = bounds.iter().rev().map(|&(position, _, high)| (position, high));
-        let band: Vec<_> = lower.chain(upper).collect();
-        chart.draw_series([Polygon::new(band, colour.mix(0.18).filled())])?;
-    }
+    draw_band(chart, points.iter(), colour.mix(0.18))?;
     let line = points.iter().map(|point| (point.position, point.accuracy));
     let swatch = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2));
     let stroke = colour.stroke_width(2);
@@ -198,7 +251,8 @@ mod tests {
     use super::*;
 
     fn figure(series: Vec<CurveSeries>) -> CurveFigure {
-        CurveFigure { title: "Accuracy of <demo> & co".to_owned(), axis: CurveAxis::Labels, series }
+        let title = "Accuracy of <demo> & co".to_owned();
+        CurveFigure { title, axis: CurveAxis::Labels, series, forecast: Vec::new() }
     }
 
     fn series(name: &str, accuracies: &[f64]) -> CurveSeries {
@@ -221,7 +275,7 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 3);
         assert_eq!(svg.matches("<polygon").count(), 1);
         assert!(svg.contains("<title>70.0 % (69.0 to 71.0) at 200 labels</title></circle>"), "{svg}");
-        assert!(svg.contains("#0072B2") && svg.contains("test accuracy"));
+        assert!(svg.contains("#0072B2") && svg.contains("accuracy"));
         assert!(
             svg.contains("currentColor") && !svg.contains("#010101") && !svg.contains("#000000"),
             "{svg}"
@@ -233,6 +287,22 @@ mod tests {
     fn several_series_have_a_legend_with_escaped_names() {
         let svg = curve_svg(&figure(vec![series("u < v", &[0.6, 0.7]), series("random", &[0.5, 0.6])]));
         assert!(svg.contains("u &lt; v") && svg.contains("random") && svg.contains("#E69F00"), "{svg}");
+    }
+
+    #[test]
+    fn a_forecast_goes_on_from_the_last_measurement_within_the_axes() {
+        let far = CurvePoint { position: 400.0, accuracy: 0.8, interval: Some((0.1, 1.0)) };
+        let measured = figure(vec![series("margin", &[0.6, 0.7, 0.75])]);
+        let svg = curve_svg(&CurveFigure { forecast: vec![far], ..measured.clone() });
+        assert_eq!((svg.matches("<circle").count(), svg.matches("<polygon").count()), (4, 2));
+        assert!(
+            svg.contains("<title>forecast: 80.0 % (10.0 to 100.0) at 400 labels</title></circle>"),
+            "{svg}"
+        );
+        // Its wide interval doesn't change what is in sight: 0.55 to 0.85.
+        assert!(svg.contains("0.85") && !svg.contains(">\n0.20\n"), "{svg}");
+        let nothing = CurveFigure { series: Vec::new(), forecast: vec![far], ..measured };
+        assert_eq!(curve_svg(&nothing).matches("<polygon").count(), 0);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The pages: files of `static/`, compiled into the binary; `GLEANER_PAGES` serves them from a folder while somebody works on them.
 //!
-//! Four pages are one frame, `page.html`, that a script fills; they differ in title and script. The frame names every module that its script
+//! Five pages are one frame, `page.html`, that a script fills; they differ in title and script. The frame names every module that its script
 //! imports, so that a browser fetches them at once rather than one import after the other. Pages are open, since they hold no data: what
 //! they show comes from the API with the session's cookie.
 
@@ -41,6 +41,11 @@ pub async fn label_page(State(app): State<AppState>, headers: HeaderMap) -> Resu
 /// `/projects/{project}`: what the operator sees.
 pub async fn project_page(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     serve_frame(app.pages, "Project", "project", headers).await
+}
+
+/// `/access`: who and what may use the service.
+pub async fn access_page(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
+    serve_frame(app.pages, "Access", "access", headers).await
 }
 
 /// `/docs`: the API, read from `/openapi.json`.

@@ -230,6 +230,7 @@ fn curve(plan: &Plan, task: PretextKind, comparison: &Comparison) -> CurveFigure
         title: format!("{} with {}", plan.dataset, task.name()),
         axis: CurveAxis::Labels,
         series: comparison.arms.iter().enumerate().map(series).collect(),
+        forecast: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use super::StoreError;
 use crate::domain::content_hash::ContentHash;
-use crate::domain::ids::{ItemId, ProjectId, TaskId, TokenId};
+use crate::domain::ids::{ItemId, LabelId, ProjectId, TaskId, TokenId};
 use crate::domain::project::ClassIndex;
 
 /// A counted vote on an item that somebody else judged too, or on a gold item.
@@ -152,6 +152,8 @@ pub struct SuspectStanding {
     pub class: Option<ClassIndex>,
     /// Whether a relabel task asks or has asked for it.
     pub asked_again: bool,
+    /// The counted votes behind its class, oldest first; none for an imported class.
+    pub labels: Vec<LabelId>,
 }
 
 /// How these items stand.
@@ -162,7 +164,10 @@ pub async fn list_suspects(
     let rows = sqlx::query_as!(
         SuspectStanding,
         r#"select i.id as "item: ItemId", i.name, i.class as "class: ClassIndex",
-             exists (select from task t where t.item = i.id and t.source = 'relabel' and t.state <> 'withdrawn') as "asked_again!"
+             exists (select from task t where t.item = i.id and t.source = 'relabel' and t.state <> 'withdrawn') as "asked_again!",
+             array(select l.id from label l join task t on t.id = l.task
+               where l.item = i.id and i.class_source = 'votes' and t.source <> 'gold' and l.counted and l.undone_at is null
+                 and l.set_aside_at is null order by l.id) as "labels!: Vec<LabelId>"
            from item i where i.id = any($1)"#,
         items as &[ItemId]
     )

@@ -89,11 +89,11 @@ export async function figure(path) {
   return response.text();
 }
 
-/** One page of a cursor list: `{items, next}`. */
+/** One page of a cursor list: `{items, next}`; `path` may bring a query of its own. */
 export async function page(path, { limit = 100, after } = {}) {
   const query = new URLSearchParams({ limit: String(limit) });
   if (after) query.set("after", after);
-  const answer = await get(`${path}?${query}`);
+  const answer = await get(`${path}${path.includes("?") ? "&" : "?"}${query}`);
   return { items: answer.items ?? [], next: answer.next ?? null };
 }
 

@@ -14,6 +14,8 @@ const REFILL_LAG = 4;
 /** Without a key or a touch for so long, leases are left to expire. */
 const IDLE_MS = 4 * 60_000;
 const OFFLINE_RETRY_SECONDS = 3;
+/** How often it is looked whether leases must be renewed; the shortest lease that a project can have is five seconds. */
+const RENEW_LOOK_MS = 1500;
 /**
  * At the border of a batch the next images come within moments of the last answer: with nothing left the desk looks in short order, before it
  * keeps to the service's own time.
@@ -63,7 +65,7 @@ export class Desk extends EventTarget {
 
   /** Takes up the leases that the labeler already holds, and more. */
   async open() {
-    this.#renewTimer = setInterval(() => this.#renew(), 15_000);
+    this.#renewTimer = setInterval(() => this.#renew(), RENEW_LOOK_MS);
     await this.refill({ resume: true });
   }
 

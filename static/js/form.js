@@ -47,6 +47,23 @@ export function tickBox(name, words, isTicked) {
   return { input, element: element("label", { class: "tick" }, input, element("span", {}, words)) };
 }
 
+/** Tick boxes in columns, of which any number may be chosen: `options` is `[[value, words]]`. `chosen()` gives the values, `null` for none. */
+export function tickBoxes(options) {
+  const boxes = options.map(([value, words]) => ({ value, words, input: element("input", { type: "checkbox" }) }));
+  return {
+    element: element(
+      "div",
+      { class: "ticks" },
+      boxes.map(({ words, input }) => element("label", { class: "tick" }, input, element("span", {}, words))),
+    ),
+    chosen: () => {
+      const values = boxes.filter(({ input }) => input.checked).map(({ value }) => value);
+      return values.length > 0 ? values : null;
+    },
+    clear: () => boxes.forEach(({ input }) => (input.checked = false)),
+  };
+}
+
 /** Shows each of the service's errors `[{field, detail}]` at its input; gives those that have none. */
 export function showFieldErrors(form, errors) {
   clearFieldErrors(form);

@@ -27,6 +27,8 @@ const LEAVE_MS = 2000;
 const PASSING_MS = 800;
 /** A glance of over ten minutes was a break, not a look. */
 const LOOK_SECONDS_MAX = 600;
+/** Where an arrow moves a zoomed image: what lies in its direction comes into sight. */
+const PAN = { ArrowLeft: [80, 0], ArrowRight: [-80, 0], ArrowUp: [0, 80], ArrowDown: [0, -80] };
 
 class LabelPage {
   #project;
@@ -88,7 +90,7 @@ class LabelPage {
     this.batch = element("div", { class: "batch" });
     this.session = element("div", { class: "session" });
     this.saving = element("button", { type: "button", class: "saving", on: { click: () => this.#retrySaving() } });
-    this.gridTool = tool("grid", text.grid.toggle, "M", () => this.#toggleGrid(), true);
+    this.gridTool = tool("grid", text.grid.toggle, "M", () => this.#toggleGrid(), "symbol");
     this.gridTool.setAttribute("aria-pressed", "false");
     this.gridTool.hidden = !this.#project.showSuggestions;
     const tools = element(
@@ -100,12 +102,13 @@ class LabelPage {
       this.gridTool,
       element(
         "div",
-        { class: "tool-group wide-only", role: "group", "aria-label": text.label.view },
-        tool("minus", text.label.zoomOut, "−", () => this.#viewer.zoomOut(), true),
-        tool("plus", text.label.zoomIn, "+", () => this.#viewer.zoomIn(), true),
-        tool("fit", text.label.fit, "Z", () => this.#viewer.reset(), true),
-        tool("moon", text.label.darker, "[", () => this.#viewer.brighten(-1), true),
-        tool("sun", text.label.brighter, "]", () => this.#viewer.brighten(1), true),
+        { class: "tool-group", role: "group", "aria-label": text.label.view },
+        // On a phone two fingers zoom.
+        tool("minus", text.label.zoomOut, "−", () => this.#viewer.zoomOut(), "wide symbol"),
+        tool("plus", text.label.zoomIn, "+", () => this.#viewer.zoomIn(), "wide symbol"),
+        tool("fit", text.label.fit, "Z", () => this.#viewer.reset(), "wide symbol"),
+        tool("moon", text.label.darker, "[", () => this.#viewer.brighten(-1), "symbol"),
+        tool("sun", text.label.brighter, "]", () => this.#viewer.brighten(1), "symbol"),
       ),
     );
     const main = element(
@@ -355,7 +358,7 @@ class LabelPage {
     const act = this.#actionFor(event);
     if (!act) return;
     event.preventDefault();
-    if (!event.repeat) act();
+    if (!event.repeat || PAN[event.key]) act();
   }
 
   /** What a key does, or `null`. Enter and space stay with a focused button. */
@@ -364,6 +367,7 @@ class LabelPage {
     const inGrid = this.#grid.element.isConnected;
     if (inGrid && /^[1-9]$/.test(key)) return () => this.#grid.toggle(Number(key) - 1);
     if (inGrid && key.startsWith("Arrow")) return () => this.#grid.move(key);
+    if (PAN[key] && this.#viewer.isZoomed) return () => this.#viewer.pan(...PAN[key]);
     const onControl = event.target.closest?.("button, a, [role=button]");
     if (key === "Enter" && onControl) return null;
     if (key === "Enter") return inGrid ? () => this.#grid.confirm() : this.#acceptAction();

@@ -25,8 +25,8 @@ export function openNewProject() {
 
 function makeInputs() {
   return {
-    name: textInput({ required: true, maxlength: 100, pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" }),
-    classes: element("textarea", { rows: 6, required: true, spellcheck: "false" }),
+    name: nameInput(),
+    classes: element("textarea", { rows: 6, required: true, spellcheck: "false", placeholder: text.newProject.classesPlaceholder }),
     size: numberInput({ min: 8, max: 512, value: 32 }),
     channels: choice(
       [
@@ -54,6 +54,17 @@ function makeInputs() {
     suggestions: tickBox("show_suggestions", text.newProject.suggestions, true),
     lookAhead: tickBox("look_ahead", text.newProject.lookAhead, true),
   };
+}
+
+/** A name goes into addresses and files, so a space becomes a hyphen while one types; what else doesn't fit is named. */
+function nameInput() {
+  const input = textInput({ required: true, maxlength: 100, placeholder: text.newProject.namePlaceholder });
+  input.addEventListener("input", () => {
+    if (/\s/.test(input.value)) input.value = input.value.replace(/^\s+/, "").replace(/\s/g, "-");
+    const fits = input.value === "" || /^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(input.value);
+    input.setCustomValidity(fits ? "" : text.newProject.nameHint);
+  });
+  return input;
 }
 
 function mainFields(inputs) {

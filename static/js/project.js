@@ -7,10 +7,13 @@ import { Confusion } from "./board/confusion.js";
 import { Controls } from "./board/controls.js";
 import { Feed } from "./board/feed.js";
 import { Imports } from "./board/imports.js";
-import { LabelerTable } from "./board/labelers.js";
+import { Items } from "./board/items.js";
+import { Labeling } from "./board/labeling.js";
 import { LearningCurve } from "./board/learning_curve.js";
 import { Models } from "./board/models.js";
 import { NextStep } from "./board/next_step.js";
+import { Outlook } from "./board/outlook.js";
+import { panel } from "./board/panel.js";
 import { Rounds } from "./board/rounds.js";
 import { openSettings } from "./board/settings.js";
 import { StateMachine } from "./board/state_machine.js";
@@ -18,7 +21,6 @@ import { Summary } from "./board/summary.js";
 import { Tabs } from "./board/tabs.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { dealKeys } from "./hotkeys.js";
-import { openPeople } from "./people.js";
 import { readProject, readRound } from "./shapes.js";
 import { isOperator, layOut, openPage, projectFromAddress } from "./shell.js";
 import { stateBadge } from "./state_badge.js";
@@ -29,8 +31,6 @@ const JOB_MS = 1000;
 const QUIET_MS = 8000;
 /** Bursts of events (labels) are answered by one refresh. */
 const GATHER_MS = 700;
-/** Who has done how much is counted from all labels, so it is asked seldom. */
-const LABELERS_MS = 10_000;
 
 class ProjectPage {
   #name;
@@ -41,7 +41,6 @@ class ProjectPage {
   #gathered = new Set();
   #gathering = null;
   #poll = null;
-  #labelersAt = 0;
 
   constructor(project, me) {
     this.#name = project.name;
@@ -56,9 +55,11 @@ class ProjectPage {
       controls: new Controls(path, operator, () => this.#refresh(["project", "rounds"])),
       curve: new LearningCurve(path),
       rounds: new Rounds((round) => this.#choose(round)),
-      labelers: operator ? new LabelerTable() : null,
+      outlook: new Outlook(),
+      labeling: operator ? new Labeling(path, classes) : null,
       batch: operator ? new Batch(path, classes) : null,
       imports: operator ? new Imports(path, () => this.#refresh(["project"])) : null,
+      items: operator ? new Items(path, classes) : null,
       models: new Models(path),
       confusion: new Confusion(path),
       nextStep: operator ? new NextStep((name) => this.#follow(name), `/label/${encodeURIComponent(project.name)}`) : null,
@@ -69,7 +70,8 @@ class ProjectPage {
 
   async open() {
     this.#showProject();
-    await this.#refresh(["rounds", "curve", "models", "labelers"]);
+    await this.#refresh(["rounds", "curve", "models"]);
+    this.#turnTo(this.#tabs.current);
     this.#parts.feed.open();
     this.#schedule();
     document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(["project", "rounds", "curve", "models"]));
@@ -91,7 +93,6 @@ class ProjectPage {
         "div",
         { class: "row" },
         parts.controls.element,
-        this.#me.role === "admin" && tool("people", text.people.title, () => openPeople(this.#me)),
         operator && tool("edit", text.board.settings, () => openSettings(this.#project, () => this.#refresh(["project"]))),
         this.label,
       ),
@@ -111,9 +112,9 @@ class ProjectPage {
       parts.summary.element,
       grid(
         panel(text.curve.title, parts.curve.element, "wide later", parts.curve.choice),
-        panel(text.feed.title, parts.feed.element, ""),
+        panel(text.outlook.title, parts.outlook.element, "later"),
         panel(text.rounds.title, parts.rounds.element, "full later"),
-        parts.labelers && panel(text.labelers.title, parts.labelers.element, "wide later"),
+        panel(text.feed.title, parts.feed.element, "wide"),
         panel(text.models.title, parts.models.element, "later"),
       ),
     ];
@@ -122,12 +123,22 @@ class ProjectPage {
       { id: "overview", title: words.overview, content: overview },
       parts.batch && { id: "batch", title: words.batch, content: parts.batch.element },
       { id: "model", title: words.model, content: grid(panel(text.confusion.title, parts.confusion.element, "full")) },
-      parts.imports && { id: "import", title: words.images, content: grid(panel(text.imports.title, parts.imports.element, "full")) },
+      parts.labeling && { id: "labelers", title: words.labelers, content: parts.labeling.element },
+      parts.imports && {
+        id: "import",
+        title: words.images,
+        content: grid(
+          panel(text.imports.title, parts.imports.element, "full"),
+          panel(text.items.title, parts.items.element, "full later-images", parts.items.choice),
+        ),
+      },
     ].filter(Boolean);
   }
 
   #turnTo(id) {
     this.#parts.batch?.setVisible(id === "batch");
+    this.#parts.labeling?.setVisible(id === "labelers");
+    this.#parts.items?.setVisible(id === "import");
   }
 
   #hear(kind) {
@@ -149,9 +160,9 @@ class ProjectPage {
         this.#showProject();
       },
       rounds: async () => this.#showRounds((await pages(projectPath(this.#name, "/rounds"))).map(readRound)),
-      curve: async () => this.#parts.curve.show(this.#project),
+      curve: async () => this.#showCurve(),
       models: async () => this.#showModels((await page(projectPath(this.#name, "/models"))).items),
-      labelers: async () => this.#showLabelers(),
+      labelers: async () => this.#parts.labeling?.refresh(),
     };
     // The project comes first, since others show what it says.
     if (names.includes("project")) await Promise.allSettled([readers.project()]);
@@ -163,7 +174,10 @@ class ProjectPage {
     const isBusy = this.#project.progress !== null || this.#project.state === "importing";
     this.#poll = setTimeout(
       async () => {
-        if (!document.hidden) await this.#refresh(["project"]);
+        if (!document.hidden) {
+          await this.#refresh(["project"]);
+          this.#parts.labeling?.refresh({ isIdle: true });
+        }
         this.#schedule();
       },
       isBusy ? JOB_MS : QUIET_MS,
@@ -177,12 +191,17 @@ class ProjectPage {
     this.#parts.summary.show(project);
     this.#parts.controls.show(project);
     this.#parts.imports?.show(project);
+    this.#parts.items?.show(project);
+    this.#parts.outlook.showProject(project);
     this.label.classList.toggle("primary", project.state === "labeling" && !project.isPaused);
     this.#parts.nextStep?.show(project);
     const main = document.querySelector("main");
     const before = main.dataset.state;
     const isUnstarted = UNSTARTED.includes(project.state);
     main.classList.toggle("unstarted", isUnstarted);
+    // What needs a batch isn't offered before there can be one.
+    this.label.hidden = isUnstarted;
+    this.#tabs.offer((id) => !isUnstarted || id === "overview" || id === "import");
     main.dataset.state = project.state;
     // Before the start there is one thing to do, bring images in; from then on there is something to watch.
     if (!before && isUnstarted && this.#parts.imports && !location.hash) this.#tabs.choose("import");
@@ -191,15 +210,16 @@ class ProjectPage {
 
   /** Does what the next step names. */
   #follow(name) {
-    if (name === "images") this.#tabs.choose("import", { focus: true });
-    else this.#parts.controls.run(name);
+    if (name === "images") {
+      this.#tabs.choose("import", { focus: true });
+      this.#parts.imports.choose();
+    } else this.#parts.controls.run(name);
   }
 
   #showRounds(rounds) {
     rounds.sort((a, b) => b.number - a.number);
     this.#parts.rounds.show(rounds);
     this.#parts.batch?.show(rounds);
-    this.#parts.batch?.setVisible(this.#tabs.current === "batch");
   }
 
   #showModels(models) {
@@ -207,10 +227,9 @@ class ProjectPage {
     this.#parts.confusion.show(models);
   }
 
-  async #showLabelers() {
-    if (!this.#parts.labelers || Date.now() - this.#labelersAt < LABELERS_MS) return;
-    this.#labelersAt = Date.now();
-    this.#parts.labelers.show((await get(projectPath(this.#name, "/labelers"))).items);
+  async #showCurve() {
+    const [, curve] = await Promise.all([this.#parts.curve.show(this.#project), get(projectPath(this.#name, "/curve"))]);
+    this.#parts.outlook.showCurve(curve);
   }
 
   #choose(round) {
@@ -222,21 +241,12 @@ class ProjectPage {
 
 /** Which parts an event touches, by the start of its kind. */
 const TOUCHES = [
-  ["label.", ["project", "rounds", "labelers"]],
+  ["label", ["project", "rounds", "labelers"]],
   ["task.", ["project", "rounds", "labelers"]],
   ["round.", ["project", "rounds"]],
-  ["model.", ["project", "rounds", "curve", "models"]],
+  ["model.", ["project", "rounds", "curve", "models", "labelers"]],
   ["import.", ["project"]],
 ];
-
-function panel(title, body, size = "", tools = null) {
-  return element(
-    "section",
-    { class: `panel ${size}`, "aria-label": title },
-    element("div", { class: "panel-head" }, element("h2", {}, title), tools),
-    body,
-  );
-}
 
 openPage(async () => {
   const [me, project] = await Promise.all([get("/me"), get(projectPath(projectFromAddress()))]);

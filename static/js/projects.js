@@ -4,7 +4,6 @@ import { get, pages } from "./api.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { amount, count, percent } from "./format.js";
 import { openNewProject } from "./new_project.js";
-import { openPeople } from "./people.js";
 import { readProject } from "./shapes.js";
 import { isOperator, layOut, openPage } from "./shell.js";
 import { stateBadge } from "./state_badge.js";
@@ -23,14 +22,13 @@ async function open() {
   const make =
     operator &&
     element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make);
-  const people =
-    me.role === "admin" && element("button", { type: "button", class: "button", on: { click: () => openPeople(me) } }, text.people.title);
+  const access = me.role === "admin" && element("a", { class: "button", href: "/access" }, icon("people"), text.access.open);
   main.className = "page";
   const head = element(
     "div",
     { class: "page-head" },
     element("h1", {}, text.projects.title),
-    element("div", { class: "row" }, people, make),
+    element("div", { class: "row" }, access, make),
   );
   replaceChildren(main, head, list);
   await refresh(operator);

@@ -1,7 +1,8 @@
-// The latest answers as small pictures, each of which can be changed. Owns the strip and the dialog that corrects one.
+// The latest answers as small pictures, each of which can be changed. Owns the strip; correcting one asks class_choice.js.
 
+import { askClass } from "./class_choice.js";
 import { element, replaceChildren } from "./dom.js";
-import { openDialog, toast, toastProblem } from "./shell.js";
+import { toast, toastProblem } from "./shell.js";
 import { text } from "./text.js";
 
 const SHOWN_COUNT = 6;
@@ -41,39 +42,23 @@ export class Recent {
   }
 
   #ask(entry) {
-    const choose = async (to) => {
-      dialog.close();
-      if (to.name === entry.name) return;
-      try {
-        await this.#answers.correct(entry, to);
-        toast(text.label.corrected(to.name));
-      } catch (error) {
-        toastProblem(error);
-      }
-    };
-    const buttons = this.#classes.map((to) =>
-      element(
-        "button",
-        {
-          type: "button",
-          class: to.name === entry.name ? "class-button guessed" : "class-button",
-          autofocus: to.name === entry.name,
-          "aria-pressed": String(to.name === entry.name),
-          vars: { "--class-colour": to.colour },
-          on: { click: () => choose(to) },
-        },
-        element("kbd", { "aria-hidden": "true" }, to.hotkey?.toUpperCase() ?? "·"),
-        element("span", { class: "class-name" }, to.name),
-      ),
-    );
-    const body = element("div", { class: "correction" }, copyOf(entry.task.image), element("div", { class: "class-list" }, buttons));
-    const dialog = openDialog({ title: text.label.correct, body, wide: true });
-    dialog.addEventListener("keydown", (event) => {
-      const to = this.#classes.find((candidate) => candidate.hotkey === event.key.toLowerCase());
-      if (!to) return;
-      event.preventDefault();
-      choose(to);
+    askClass({
+      title: text.label.correct,
+      image: copyOf(entry.task.image),
+      classes: this.#classes,
+      current: entry.name,
+      choose: (to) => this.#correct(entry, to),
     });
+  }
+
+  async #correct(entry, to) {
+    if (to.name === entry.name) return;
+    try {
+      await this.#answers.correct(entry, to);
+      toast(text.label.corrected(to.name));
+    } catch (error) {
+      toastProblem(error);
+    }
   }
 }
 

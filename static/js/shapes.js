@@ -16,6 +16,7 @@ export function readProject(answer) {
     round: readRound(answer.round),
     progress: answer.progress,
     poolCount: answer.pool_count,
+    testCount: answer.test_count,
     labeledCount: answer.labeled_count,
     spent: answer.spent,
     budget: answer.budget,
@@ -26,6 +27,14 @@ export function readProject(answer) {
     guidelines: answer.guidelines ?? "",
     showSuggestions: answer.show_suggestions,
     lookAhead: answer.look_ahead,
+    votesPerTask: answer.votes_per_task,
+    randomFraction: answer.random_fraction,
+    goldFraction: answer.gold_fraction,
+    relabelFraction: answer.relabel_fraction,
+    stopping: answer.stopping,
+    // Ends after the running batch; and why it ended or is about to, `null` otherwise.
+    isFinishing: answer.finish_requested && answer.state !== "finished",
+    finishReason: answer.finish_reason,
   };
 }
 

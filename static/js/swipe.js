@@ -7,6 +7,7 @@ const STRAY = 60;
 export function listenForSwipes(stage, { right, left }) {
   let start = null;
   stage.addEventListener("pointerdown", (event) => {
+    // A second finger makes it a pinch.
     const isFinger = event.pointerType === "touch" && event.isPrimary;
     start = isFinger && !stage.classList.contains("zoomed") ? { x: event.clientX, y: event.clientY } : null;
   });

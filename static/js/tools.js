@@ -2,20 +2,23 @@
 
 import { element, icon } from "./dom.js";
 
-/** A button of the toolbar below the image; a wide one shows its symbol alone, and only where there is room. */
-export function tool(symbol, label, key, run, isWide = false) {
+/**
+ * A button of the toolbar below the image: named, or a "symbol" alone; a "wide" one is left out where there is no room.
+ */
+export function tool(symbol, label, key, run, kind = "named") {
+  const isNamed = kind === "named";
   return element(
     "button",
     {
       type: "button",
-      class: isWide ? "tool wide-only" : "tool named",
+      class: `tool ${kind}`,
       title: `${label} (${key})`,
       "aria-label": label,
       on: { click: run },
     },
     icon(symbol),
-    isWide ? null : element("span", { "aria-hidden": "true" }, label),
-    isWide ? null : element("kbd", { "aria-hidden": "true" }, key),
+    isNamed && element("span", { "aria-hidden": "true" }, label),
+    isNamed && element("kbd", { "aria-hidden": "true" }, key),
   );
 }
 

@@ -21,6 +21,9 @@ export class Viewer {
   #x = 0;
   #y = 0;
   #drag = null;
+  /** Fingers on the stage by pointer, and how far apart two were when they came together. */
+  #fingers = new Map();
+  #pinch = null;
   #brightness = 1;
   #area = { width: 0, height: 0 };
 
@@ -35,7 +38,7 @@ export class Viewer {
     stage.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     stage.addEventListener("pointerdown", (event) => this.#grab(event));
     stage.addEventListener("pointermove", (event) => this.#pull(event));
-    for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, () => (this.#drag = null));
+    for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, (event) => this.#letGo(event));
     stage.addEventListener("dblclick", () => this.reset());
   }
 
@@ -54,6 +57,18 @@ export class Viewer {
   showContent(content) {
     this.#frame = null;
     replaceChildren(this.#stage, content);
+  }
+
+  /** Whether only a part of the image may be in sight. */
+  get isZoomed() {
+    return this.#zoom > 1;
+  }
+
+  /** Moves a zoomed image by so many pixels. */
+  pan(across, down) {
+    this.#x += across;
+    this.#y += down;
+    this.#place();
   }
 
   zoomIn() {
@@ -76,9 +91,13 @@ export class Viewer {
     this.#place();
   }
 
-  #setZoom(zoom) {
-    this.#zoom = Math.min(ZOOM_MAX, Math.max(1, zoom));
-    if (this.#zoom === 1) this.#x = this.#y = 0;
+  /** Zooms and keeps what lies at (x, y), seen from the middle of the stage, where it is. */
+  #setZoom(zoom, x = 0, y = 0) {
+    const next = Math.min(ZOOM_MAX, Math.max(1, zoom));
+    const factor = next / this.#zoom;
+    this.#zoom = next;
+    this.#x = next === 1 ? 0 : x - (x - this.#x) * factor;
+    this.#y = next === 1 ? 0 : y - (y - this.#y) * factor;
     this.#place();
   }
 
@@ -115,20 +134,50 @@ export class Viewer {
   #wheel(event) {
     if (!this.#frame) return;
     event.preventDefault();
-    this.#setZoom(this.#zoom * Math.exp(-event.deltaY / 400));
+    this.#setZoom(this.#zoom * Math.exp(-event.deltaY / 400), ...this.#fromMiddle(event));
+  }
+
+  #fromMiddle({ clientX, clientY }) {
+    const box = this.#stage.getBoundingClientRect();
+    return [clientX - box.left - box.width / 2, clientY - box.top - box.height / 2];
   }
 
   #grab(event) {
+    if (event.pointerType === "touch") this.#fingers.set(event.pointerId, event);
+    if (this.#fingers.size === 2 && this.#frame) {
+      this.#drag = null;
+      this.#pinch = { apart: this.#spread().apart, zoom: this.#zoom };
+      return;
+    }
     if (this.#zoom === 1 || event.button !== 0) return;
     this.#drag = { x: event.clientX - this.#x, y: event.clientY - this.#y };
     this.#stage.setPointerCapture(event.pointerId);
   }
 
   #pull(event) {
+    if (this.#fingers.has(event.pointerId)) this.#fingers.set(event.pointerId, event);
+    if (this.#pinch) {
+      const { apart, middle } = this.#spread();
+      this.#setZoom((this.#pinch.zoom * apart) / this.#pinch.apart, ...this.#fromMiddle(middle));
+      return;
+    }
     if (!this.#drag) return;
     this.#x = event.clientX - this.#drag.x;
     this.#y = event.clientY - this.#drag.y;
     this.#place();
+  }
+
+  #letGo(event) {
+    this.#drag = null;
+    this.#fingers.delete(event.pointerId);
+    if (this.#fingers.size < 2) this.#pinch = null;
+  }
+
+  /** How far apart two fingers are, and the point between them. */
+  #spread() {
+    const [one, other] = this.#fingers.values();
+    const apart = Math.max(1, Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY));
+    return { apart, middle: { clientX: (one.clientX + other.clientX) / 2, clientY: (one.clientY + other.clientY) / 2 } };
   }
 }
 

@@ -47,7 +47,7 @@ export class VirtualGrid {
 
   /** Shows `items` of a list that has `total`, from its begin. */
   show(items, total) {
-    this.#items = items;
+    this.#items = [...items];
     this.#total = Math.max(total, items.length);
     this.#clear();
     this.element.scrollTop = 0;
@@ -56,19 +56,33 @@ export class VirtualGrid {
 
   /** Adds the next `items`. */
   append(items) {
-    this.#items = this.#items.concat(items);
+    for (const item of items) this.#items.push(item);
+    this.#total = Math.max(this.#total, this.#items.length);
     this.#draw();
   }
 
-  /** Changes items that are shown, as `change(item)` gives them; `null` leaves one as it is. */
-  update(change) {
-    this.#items.forEach((item, index) => {
-      const fresh = change(item);
-      if (fresh === null) return;
+  /** The indexes of the items in sight: from the first to before the last. */
+  get sight() {
+    const { columns, pitch } = this.#measure();
+    const first = Math.floor(this.element.scrollTop / pitch) * columns;
+    const last = Math.ceil((this.element.scrollTop + this.element.clientHeight) / pitch) * columns;
+    return [Math.min(first, this.#items.length), Math.min(last, this.#items.length)];
+  }
+
+  /** Changes the items from index `first` to before `last`, as `change(item)` gives them; `null` leaves one as it is. */
+  update(first, last, change) {
+    for (let index = first; index < Math.min(last, this.#items.length); index++) {
+      const fresh = change(this.#items[index]);
+      if (fresh === null) continue;
       this.#items[index] = fresh;
       const tile = this.#tiles.get(index);
       if (tile && !tile.contains(document.activeElement)) tile.replaceChildren(this.#make(fresh, index));
-    });
+    }
+  }
+
+  /** The first item for which `test` holds, of those that are known. */
+  find(test) {
+    return this.#items.find(test);
   }
 
   #schedule() {
@@ -85,12 +99,16 @@ export class VirtualGrid {
     this.#list.replaceChildren();
   }
 
-  #draw() {
-    if (this.#width === 0) return;
+  #measure() {
     const columns = Math.max(2, Math.floor((this.#width + this.#gap) / (this.#least + this.#gap)));
     const width = (this.#width - this.#gap * (columns - 1)) / columns;
     const height = width + this.#extra;
-    const pitch = height + this.#gap;
+    return { columns, width, height, pitch: height + this.#gap };
+  }
+
+  #draw() {
+    if (this.#width === 0) return;
+    const { columns, width, height, pitch } = this.#measure();
     const rows = Math.ceil(this.#items.length / columns);
     this.#list.style.height = `${Math.max(0, rows * pitch - this.#gap)}px`;
     const top = Math.floor(this.element.scrollTop / pitch);

@@ -73,7 +73,7 @@ export function jobBar(progress) {
   const known = progress.total > 0;
   const fraction = known ? Math.min(1, progress.done / progress.total) : 0;
   const facts = [
-    known ? text.progress.of(count(progress.done), count(progress.total)) : count(progress.done),
+    known ? text.progress.of(count(progress.done), count(progress.total)) : progress.done > 0 && count(progress.done),
     Number.isFinite(progress.eta_seconds) ? text.progress.left(duration(progress.eta_seconds)) : null,
   ];
   return element(

@@ -130,6 +130,10 @@ async fn suspected_errors_are_listed_while_their_class_stands() {
         ),
         (&json!("pool/0"), &json!("bag"), &json!("coat"), &json!(false))
     );
+    for suspect in suspects {
+        let (_, label) = labels.iter().find(|(item, _)| *item == suspect["item"]).expect("a labelled item");
+        assert_eq!(suspect["labels"], json!([label]));
+    }
     let two = app.get("/api/v1/projects/p/agreement?limit=2").await.expect(200);
     assert_eq!(two["suspected_errors"].as_array().unwrap().len(), 2);
     let path = format!("/api/v1/labels/{}", labels[0].1);

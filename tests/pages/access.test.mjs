@@ -43,22 +43,46 @@ test("a link's code leaves the address at once, and leads nowhere else", async (
 test("an administrator makes a token that is shown once, and revokes it", async (t) => {
   const me = await api("GET", "/me");
   if (me.role !== "admin") return t.skip("only an administrator makes tokens");
-  const { page, context } = await signIn(browser);
-  await page.getByRole("button", { name: "People" }).click();
+  const { page, context, problems } = await signIn(browser);
+  await page.getByRole("link", { name: "Access" }).click();
+  await page.waitForURL("**/access");
   const name = `person ${Date.now()}`;
-  await page.getByRole("dialog").getByLabel("Name").fill(name);
+  await page.getByLabel("Name", { exact: true }).fill(name);
+  await page.getByLabel("Ends", { exact: true }).selectOption("7");
+  await page.getByText("Only for some projects").click();
+  await page.getByLabel(service.project, { exact: true }).check();
   await page.getByRole("button", { name: "Make a token" }).click();
   const token = await page.getByLabel(`Token of ${name}`).inputValue();
+  const row = page.getByRole("row").filter({ hasText: name });
+  await row.getByText(service.project, { exact: true }).waitFor();
+  const made = (await api("GET", "/tokens?limit=1000")).items.find((other) => other.name === name);
+  assert.equal(made.projects.length, 1);
+  assert.ok(Math.abs(new Date(made.expires_at) - Date.now() - 7 * 86_400_000) < 600_000, made.expires_at);
+
+  // The person sees that project alone, no controls, and neither tokens nor who labelled what.
   const other = await signIn(browser, {}, token);
+  await other.page.locator(".project-card").first().waitFor();
+  assert.equal(await other.page.locator(".project-card").count(), 1);
   assert.equal(await other.page.getByRole("button", { name: "New project" }).count(), 0);
-  await page.getByRole("listitem").filter({ hasText: name }).getByRole("button", { name: "Revoke" }).click();
+  assert.equal(await other.page.getByRole("link", { name: "Access" }).count(), 0);
+  await other.page.goto("/access");
+  await other.page.getByText("Only an administrator hands out tokens.").waitFor();
+  assert.equal(await other.page.getByRole("button", { name: "Make a token" }).count(), 0);
+  await other.page.goto(`/projects/${service.project}#labelers`);
+  await other.page.getByRole("tab", { name: "Overview", selected: true }).waitFor();
+  assert.deepEqual(await other.page.getByRole("tab").allTextContents(), ["Overview", "Mistakes"]);
+
+  await row.getByRole("button", { name: "Revoke" }).click();
   await page
     .getByRole("dialog", { name: /^Revoke the token/ })
     .getByRole("button", { name: "Revoke" })
     .click();
-  await page.getByRole("listitem").filter({ hasText: name }).waitFor({ state: "detached" });
+  await row.waitFor({ state: "detached" });
+  await page.getByLabel("Show those that have ended").check();
+  await row.getByText("revoked").waitFor();
   await other.page.reload();
   await other.page.waitForURL("**/login");
+  assert.deepEqual(problems, []);
   await Promise.all([context.close(), other.context.close()]);
 });
 
@@ -71,12 +95,11 @@ for (const colorScheme of ["light", "dark"]) {
     await page.getByRole("button", { name: "New project" }).click();
     await assertAccessible(page, "new project");
     await page.keyboard.press("Escape");
-    const people = page.getByRole("button", { name: "People" });
-    if ((await people.count()) > 0) {
-      await people.click();
-      await page.getByRole("dialog").getByRole("listitem").first().waitFor();
-      await assertAccessible(page, "people");
-    }
+    await page.goto("/access");
+    await page.getByText("Only for some projects").click();
+    await page.getByLabel("Show those that have ended").check();
+    await page.getByRole("row").nth(1).waitFor();
+    await assertAccessible(page, "access");
 
     await page.goto(`/label/${service.project}`);
     await page.locator("img.shown").waitFor();
@@ -103,14 +126,15 @@ for (const colorScheme of ["light", "dark"]) {
     for (const [tab, sign] of [
       ["Batch", "button.tile img"],
       ["Mistakes", "#part-model .figure"],
-      ["Images", ".drop"],
+      ["Labelers", "#part-labelers .table, #part-labelers .nothing"],
+      ["Images", "#part-import .tile img"],
     ]) {
       await page.getByRole("tab", { name: tab }).click();
       await page.locator(sign).first().waitFor();
       await assertAccessible(page, tab);
     }
     await page.getByRole("button", { name: "Settings" }).click();
-    await page.getByRole("dialog").getByText("Classes", { exact: true }).click();
+    for (const part of await page.getByRole("dialog").locator("summary").all()) await part.click();
     await assertAccessible(page, "settings");
 
     await page.goto("/login");

@@ -45,14 +45,22 @@ export async function signIn(browser, options = {}, token = service.token) {
 }
 
 /** One call of the API as a program makes it. */
-export async function api(method, path, body) {
-  const headers = { Authorization: `Bearer ${service.token}`, "Content-Type": "application/json" };
+export function api(method, path, body, token = service.token) {
+  const headers = { "Content-Type": "application/json" };
+  return send(method, path, headers, body === undefined ? undefined : JSON.stringify(body), token);
+}
+
+/** Uploads images `[{name, mimeType, buffer}]` to `path`. */
+export function upload(path, images) {
+  const form = new FormData();
+  for (const { name, mimeType, buffer } of images) form.append("file", new Blob([buffer], { type: mimeType }), name);
+  return send("POST", path, {}, form, service.token);
+}
+
+async function send(method, path, headers, body, token) {
+  headers.Authorization = `Bearer ${token}`;
   if (method === "POST") headers["Idempotency-Key"] = randomUUID();
-  const response = await fetch(`${service.url}/api/v1${path}`, {
-    method,
-    headers,
-    body: body === undefined ? undefined : JSON.stringify(body),
-  });
+  const response = await fetch(`${service.url}/api/v1${path}`, { method, headers, body });
   const content = await response.text();
   if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${content}`);
   return content ? JSON.parse(content) : null;

@@ -256,6 +256,59 @@ test("a reload comes back to the same image", async () => {
   await context.close();
 });
 
+test("leases are renewed while somebody works, longer than they last", { timeout: 120_000 }, async () => {
+  const { lease_seconds: before } = await api("GET", projectPath());
+  await api("PATCH", projectPath(), { lease_seconds: 10 });
+  const { page, context, problems } = await openDesk();
+  try {
+    const item = await shownItem(page);
+    const held = await api("POST", projectPath("/leases"), { count: 1, resume: true });
+    const { attempt } = held.tasks.find((task) => task.item === item);
+    const since = Date.now();
+    while (Date.now() - since < 12_000) {
+      const renewed = await page.waitForResponse((response) => response.url().endsWith("/leases/renew"));
+      assert.equal(renewed.status(), 200);
+      await page.keyboard.press("Shift");
+    }
+    assert.equal(await shownItem(page), item);
+    const sent = page.waitForResponse((response) => response.url().endsWith("/labels"));
+    await answer(page, 0);
+    assert.equal((await (await sent).json()).results[0].outcome, "accepted");
+    assert.equal((await sent).request().postDataJSON().labels[0].attempt, attempt, "the lease had lapsed and was taken anew");
+    assert.deepEqual(problems, []);
+  } finally {
+    await api("PATCH", projectPath(), { lease_seconds: before });
+    await context.close();
+  }
+});
+
+test("two fingers zoom, arrows move what is zoomed, and neither skips", async () => {
+  const { page, context } = await openDesk({ viewport: { width: 820, height: 1100 }, hasTouch: true });
+  const item = await shownItem(page);
+  const scaleOf = () => page.locator("img.shown").evaluate((image) => new DOMMatrix(getComputedStyle(image).transform));
+  await page.locator(".stage").evaluate((stage) => {
+    const finger = (type, pointerId, clientX) =>
+      stage.dispatchEvent(
+        new PointerEvent(type, { pointerType: "touch", pointerId, isPrimary: pointerId === 1, clientX, clientY: 400, bubbles: true }),
+      );
+    finger("pointerdown", 1, 300);
+    finger("pointerdown", 2, 340);
+    finger("pointermove", 1, 150);
+    finger("pointermove", 2, 350);
+    finger("pointerup", 1, 150);
+    finger("pointerup", 2, 350);
+  });
+  const zoomed = await scaleOf();
+  assert.ok(zoomed.a > 4 && zoomed.a < 6, `scaled by ${zoomed.a}`);
+  await page.keyboard.press("ArrowRight");
+  assert.ok((await scaleOf()).e < zoomed.e);
+  await page.keyboard.press("z");
+  assert.equal((await scaleOf()).a, 1);
+  assert.equal(await page.getByRole("dialog").count(), 0);
+  assert.equal(await shownItem(page), item);
+  await context.close();
+});
+
 test("two people never get the same image, and a labeler sees no controls", async (t) => {
   const me = await api("GET", "/me");
   if (me.role !== "admin") return t.skip("only an administrator's token can make a second one");

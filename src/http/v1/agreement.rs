@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::ids::{ItemId, TokenId};
+use crate::domain::ids::{ItemId, LabelId, TokenId};
 use crate::domain::interval::Interval;
 use crate::domain::job::JobKind;
 use crate::http::AppState;
@@ -128,6 +128,8 @@ pub struct SuspectAnswer {
     suggested_probability: f64,
     /// Whether a blind task asks or has asked for it again.
     asked_again: bool,
+    /// The votes behind its class; with a single one, correcting it changes the class. Empty for an imported class.
+    labels: Vec<LabelId>,
 }
 
 /// How much is shown.
@@ -253,6 +255,7 @@ impl SuspectAnswer {
             given_probability: suspect.given_probability,
             suggested_probability: suspect.suggested_probability,
             asked_again: standing.asked_again,
+            labels: standing.labels.clone(),
         }
     }
 }

@@ -218,7 +218,7 @@ impl Curve {
         })
     }
 
-    /// What is drawn: the test split's line, and the random slice's where there is one.
+    /// What is drawn: the test split's line, the random slice's where there is one, and where the first of them is expected to go on.
     fn figure(&self, axis: CurveAxis) -> CurveFigure {
         let position = |labels: i32, cost: f64| match axis {
             CurveAxis::Labels => f64::from(labels),
@@ -241,10 +241,19 @@ impl Curve {
             CurveSeries { name: "test split".to_owned(), points: tested.collect() },
             CurveSeries { name: "random slice".to_owned(), points: random.collect() },
         ];
+        let forecast = self.predictions.iter().map(|point| figures::CurvePoint {
+            position: match axis {
+                CurveAxis::Labels => f64::from(point.label_count),
+                CurveAxis::Cost => point.cost,
+            },
+            accuracy: point.accuracy,
+            interval: Some(ends(point.interval)),
+        });
         CurveFigure {
             title: "Learning curve: accuracy as labels are added".to_owned(),
             axis: axis.into(),
             series: series.into_iter().filter(|series| !series.points.is_empty()).collect(),
+            forecast: forecast.collect(),
         }
     }
 }

@@ -10,6 +10,7 @@ import { text } from "../text.js";
 import { Balance } from "./balance.js";
 import { Figure } from "./figure.js";
 import { Gallery, explain } from "./gallery.js";
+import { panel } from "./panel.js";
 import { PoolMap } from "./pool_map.js";
 
 /** Labels trickle in one by one; the map, which is large, is read again this long after the last time at the earliest. */
@@ -102,7 +103,7 @@ export class Batch {
       this.#drawn = stamp;
       this.#gallery.show(round);
       this.#showScores(round);
-    } else this.#gallery.refresh(round);
+    } else this.#gallery.refresh();
     if (isNew || Date.now() - this.#mapAt >= MAP_MS) this.#showMap(round);
   }
 
@@ -138,8 +139,4 @@ export class Batch {
       if (task || !after) return task;
     }
   }
-}
-
-function panel(title, body) {
-  return element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), body);
 }

@@ -1,101 +1,49 @@
-// The images of one round's batch, each with why it was asked. Owns the walk through the round's tasks, a page at a time, and the dialog that
-// explains one.
+// The images of one round's batch, each with why it was asked. Owns the tiles and the dialog that explains one.
 
-import { itemImage, page } from "../api.js";
+import { itemImage } from "../api.js";
 import { element } from "../dom.js";
 import { percent, score } from "../format.js";
-import { openDialog, problemText } from "../shell.js";
+import { PagedGrid } from "../paged_grid.js";
+import { openDialog } from "../shell.js";
 import { strategyName } from "../shapes.js";
 import { text } from "../text.js";
-import { VirtualGrid } from "../virtual_grid.js";
-
-const PAGE_COUNT = 200;
-/** Answers change single tiles; they are looked up again this long after the last time at the earliest. */
-const REFRESH_MS = 3000;
 
 export class Gallery {
   #path;
-  #colours;
   #grid;
-  #note = element("p", { class: "hint", role: "status" });
-  #tasks = new Map();
-  #number = null;
-  #next = null;
-  #turn = 0;
-  #isLoading = false;
-  #refreshedAt = 0;
 
   /** `classes` come from `dealKeys`. */
   constructor(path, classes) {
+    const colours = new Map(classes.map((entry) => [entry.name, entry.colour]));
     this.#path = path;
-    this.#colours = new Map(classes.map((entry) => [entry.name, entry.colour]));
-    this.#grid = new VirtualGrid({
+    this.#grid = new PagedGrid({
       label: text.gallery.title,
+      empty: text.gallery.empty,
       least: 118,
       extra: 70,
-      make: (task) => tile(task, this.#colours),
-      wantMore: () => this.#load(),
+      shortCount: 12,
+      make: (task) => tile(task, colours),
+      keyOf: (task) => task.task,
+      // What was asked ahead and not taken up was withdrawn when the round opened: nobody sees it.
+      keep: (task) => task.state !== "withdrawn",
+      differs: (task, fresh) => fresh.state !== task.state || fresh.class !== task.class,
     });
-    this.element = element("div", { class: "gallery-frame" }, this.#grid.element, this.#note);
+    this.element = this.#grid.element;
   }
 
   /** Shows the batch of `round` from its begin. */
   show(round) {
-    this.#turn += 1;
-    this.#number = round.number;
-    this.#tasks.clear();
-    this.#next = null;
-    this.#isLoading = false;
-    this.#load(round.taskCount);
+    this.#grid.show(`${this.#path}/rounds/${round.number}/tasks`, round.taskCount);
   }
 
-  /** Looks up what became of the tasks that are shown. */
-  async refresh() {
-    const turn = this.#turn;
-    if (this.#isLoading || Date.now() - this.#refreshedAt < REFRESH_MS) return;
-    this.#refreshedAt = Date.now();
-    const part = await this.#read(null, Math.min(1000, Math.max(PAGE_COUNT, this.#grid.count)));
-    if (!part || turn !== this.#turn) return;
-    for (const task of part.items) if (this.#tasks.has(task.task)) this.#tasks.set(task.task, task);
-    this.#grid.update((task) => {
-      const fresh = this.#tasks.get(task.task);
-      return fresh && (fresh.state !== task.state || fresh.class !== task.class) ? fresh : null;
-    });
+  /** Looks up what became of the tasks in sight. */
+  refresh() {
+    return this.#grid.refresh();
   }
 
   /** The task that asks `item`, if it was read already. */
   find(item) {
-    return [...this.#tasks.values()].find((task) => task.item === item);
-  }
-
-  async #load(total = null) {
-    const isFirst = total !== null;
-    if (this.#isLoading || (!isFirst && this.#next === null)) return;
-    this.#isLoading = true;
-    const turn = this.#turn;
-    const part = await this.#read(this.#next, PAGE_COUNT);
-    if (turn !== this.#turn) return;
-    this.#isLoading = false;
-    if (!part) return;
-    this.#next = part.next;
-    // What was asked ahead and not taken up was withdrawn when the round opened: nobody sees it.
-    const asked = part.items.filter((task) => task.state !== "withdrawn");
-    for (const task of asked) this.#tasks.set(task.task, task);
-    if (isFirst) this.#grid.show(asked, total);
-    else this.#grid.append(asked);
-    this.#note.textContent = this.#grid.count === 0 ? text.gallery.empty : "";
-    // Gold and asked-again tasks come on top of the batch's own count.
-    this.element.classList.toggle("is-short", this.#grid.count <= 12 && this.#next === null);
-  }
-
-  async #read(after, limit) {
-    try {
-      return await page(`${this.#path}/rounds/${this.#number}/tasks`, { limit, after });
-    } catch (error) {
-      this.#note.textContent = problemText(error);
-      this.#isLoading = false;
-      return null;
-    }
+    return this.#grid.find((task) => task.item === item);
   }
 }
 

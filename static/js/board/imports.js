@@ -4,7 +4,7 @@ import { Problem, get, pages, post, upload } from "../api.js";
 import { element, icon, replaceChildren } from "../dom.js";
 import { choice, field, showFieldErrors, textInput } from "../form.js";
 import { count, percent } from "../format.js";
-import { problemText, toastProblem } from "../shell.js";
+import { problemText, toast, toastProblem } from "../shell.js";
 import { text } from "../text.js";
 import { progressBar } from "../waiting.js";
 
@@ -30,17 +30,28 @@ export class Imports {
     this.element = element(
       "div",
       { class: "imports" },
-      element(
-        "div",
-        { class: "field-row" },
-        field("split", text.imports.split, split),
-        field("labels", text.imports.labels, labels, text.imports.labelsHint),
-      ),
       this.#dropZone(rules),
-      this.#serverForm(rules),
       this.#reports,
+      element(
+        "details",
+        { class: "more" },
+        element("summary", {}, text.imports.options),
+        element("p", { class: "hint" }, text.imports.optionsHint),
+        element(
+          "div",
+          { class: "field-row" },
+          field("split", text.imports.split, split),
+          field("labels", text.imports.labels, labels, text.imports.labelsHint),
+        ),
+      ),
+      this.#serverForm(rules),
     );
     this.#resume();
+  }
+
+  /** Opens the browser's choice of files. */
+  choose() {
+    this.element.querySelector("#import-files").click();
   }
 
   /** Takes the number of images that a running import expects, for its bar. */
@@ -64,11 +75,14 @@ export class Imports {
       element("span", { class: "hint" }, text.imports.dropHint),
       input,
     );
-    const take = (files) => files.length > 0 && this.#upload([...files], rules());
-    input.addEventListener("change", () => {
-      take(input.files);
-      input.value = "";
-    });
+    const take = (files) => (files.length > 0 ? this.#upload(files, rules()) : toast(text.imports.noFiles));
+    const folder = element("input", { type: "file", class: "unseen", tabindex: "-1", "aria-hidden": "true", webkitdirectory: true });
+    for (const chooser of [input, folder]) {
+      chooser.addEventListener("change", () => {
+        take(withoutTop(Array.from(chooser.files, (file) => ({ file, path: file.webkitRelativePath || file.name }))));
+        chooser.value = "";
+      });
+    }
     for (const [type, isOver] of [
       ["dragover", true],
       ["dragleave", false],
@@ -77,10 +91,11 @@ export class Imports {
       zone.addEventListener(type, (event) => {
         event.preventDefault();
         zone.classList.toggle("over", isOver);
-        if (type === "drop") take(event.dataTransfer.files);
+        if (type === "drop") filesOf(event.dataTransfer).then((files) => take(withoutTop(files)), toastProblem);
       });
     }
-    return zone;
+    const choose = element("button", { type: "button", class: "link", on: { click: () => folder.click() } }, text.imports.folder);
+    return element("div", { class: "drop-frame" }, zone, folder, choose);
   }
 
   #serverForm(rules) {
@@ -111,11 +126,11 @@ export class Imports {
   }
 
   async #upload(files, rules) {
-    const name = files.length === 1 ? files[0].name : text.imports.files(count(files.length));
+    const name = files.length === 1 ? files[0].path : text.imports.files(count(files.length));
     const report = this.#addReport(name);
     const form = new FormData();
     for (const [key, value] of Object.entries(rules)) form.append(key, value);
-    for (const file of files) form.append("file", file, file.webkitRelativePath || file.name);
+    for (const { file, path } of files) form.append("file", file, path);
     try {
       const answer = await upload(`${this.#path}/images`, form, (fraction) => {
         replaceChildren(
@@ -170,6 +185,39 @@ export class Imports {
       toastProblem(error);
     }
   }
+}
+
+/** The files that were dropped as `[{file, path}]`, those inside of folders with their folders. */
+async function filesOf(transfer) {
+  // The entries must be taken before the first wait: afterwards the browser has forgotten them.
+  const entries = Array.from(transfer.items, (item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (entries.length === 0) return Array.from(transfer.files, (file) => ({ file, path: file.name }));
+  return (await Promise.all(entries.map(walk))).flat();
+}
+
+async function walk(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    return [{ file, path: entry.fullPath.replace(/^\//, "") }];
+  }
+  const reader = entry.createReader();
+  const found = [];
+  // A reader gives a hundred entries at a time, and none at the end.
+  for (;;) {
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (some.length === 0) return found;
+    found.push(...(await Promise.all(some.map(walk))).flat());
+  }
+}
+
+/**
+ * A folder that holds everything is the source and names no class; hidden files, which systems leave in folders, aren't images.
+ */
+function withoutTop(files) {
+  const seen = files.filter(({ path }) => !path.split("/").some((part) => part.startsWith(".")));
+  const [top, ...rest] = (seen[0]?.path ?? "").split("/");
+  const isShared = rest.length > 0 && seen.every(({ path }) => path.startsWith(`${top}/`));
+  return isShared ? seen.map(({ file, path }) => ({ file, path: path.slice(top.length + 1) })) : seen;
 }
 
 function describe(state, expected) {

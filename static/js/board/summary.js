@@ -4,6 +4,7 @@ import { element, icon, replaceChildren } from "../dom.js";
 import { amount, count, duration, percent } from "../format.js";
 import { text } from "../text.js";
 import { jobBar, progressBar } from "../waiting.js";
+import { figure } from "./panel.js";
 
 const RATE_WINDOW_MS = 20_000;
 
@@ -18,7 +19,13 @@ export class Summary {
 
   /** Shows the figures of `project`. */
   show(project) {
-    replaceChildren(this.#job, this.#failure(project), project.progress ? this.#running(project.progress) : this.#batch(project));
+    if (!project.progress) this.#seen = [];
+    replaceChildren(
+      this.#job,
+      this.#failure(project),
+      project.progress && this.#running(project.progress),
+      (!project.progress || project.state === "labeling") && this.#batch(project),
+    );
     replaceChildren(
       this.#figures,
       figure(
@@ -50,15 +57,23 @@ export class Summary {
   }
 
   #batch(project) {
-    this.#seen = [];
     const round = project.round;
     if (project.failure !== null) return null;
+    if (project.state === "finished" && project.finishReason !== null) {
+      const reason = text.finishReasons[project.finishReason] ?? project.finishReason;
+      return element("p", {}, element("strong", {}, reason), " ", element("span", { class: "hint" }, text.board.idle.finished));
+    }
     if (project.state !== "labeling" || !round?.taskCount) return element("p", { class: "hint" }, text.board.idle[project.state] ?? "");
     const words = text.label.batch(round.number, count(round.answeredCount), count(round.taskCount));
     return element(
       "div",
       { class: "job" },
-      element("div", { class: "job-head" }, element("span", {}, words)),
+      element(
+        "div",
+        { class: "job-head" },
+        element("span", {}, words),
+        project.isFinishing && element("span", { class: "hint" }, text.board.finishing),
+      ),
       progressBar(round.answeredCount / round.taskCount, words),
     );
   }
@@ -73,15 +88,6 @@ export class Summary {
     const seconds = (now - first.at) / 1000;
     return seconds >= 2 && progress.done > first.done ? (progress.done - first.done) / seconds : null;
   }
-}
-
-function figure(name, value, note) {
-  return element(
-    "div",
-    { class: "figure" },
-    element("dt", {}, name),
-    element("dd", {}, element("strong", {}, value), element("span", { class: "hint" }, note)),
-  );
 }
 
 /** How long something took or takes, for tables. */

@@ -43,10 +43,9 @@ export class Tabs {
     }
   }
 
-  /** A number beside a part's title; an empty one takes it away. */
-  note(id, words) {
-    const tab = this.#tabs.find((other) => other.id === id);
-    if (tab) tab.button.lastChild.textContent = words;
+  /** Offers only the parts for which `isOffered(id)` holds; one that is in sight stays. */
+  offer(isOffered) {
+    for (const tab of this.#tabs) tab.button.hidden = !isOffered(tab.id) && tab.id !== this.#current;
   }
 
   #follow() {
@@ -55,11 +54,12 @@ export class Tabs {
 
   #press(event) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    const at = this.#tabs.findIndex((tab) => tab.id === this.#current);
-    const to = step ? (at + step + this.#tabs.length) % this.#tabs.length : { Home: 0, End: this.#tabs.length - 1 }[event.key];
+    const offered = this.#tabs.filter((tab) => !tab.button.hidden);
+    const at = offered.findIndex((tab) => tab.id === this.#current);
+    const to = step ? (at + step + offered.length) % offered.length : { Home: 0, End: offered.length - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    this.choose(this.#tabs[to].id, { focus: true });
+    this.choose(offered[to].id, { focus: true });
   }
 
   #button({ id, title }) {
@@ -67,7 +67,6 @@ export class Tabs {
       "button",
       { type: "button", class: "tab", role: "tab", id: `tab-${id}`, "aria-controls": `part-${id}`, on: { click: () => this.choose(id) } },
       title,
-      element("span", { class: "tab-note" }),
     );
   }
 }

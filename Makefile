@@ -16,7 +16,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 SERVE_PACKAGES := postgresql dataset-fashion-mnist
 # Whoever has Node.js from elsewhere keeps it: Debian's npm would not install beside it.
 NODE_PACKAGES := $(shell command -v node >/dev/null && command -v npm >/dev/null || echo nodejs npm)
-TEST_PACKAGES := $(SERVE_PACKAGES) chromium $(NODE_PACKAGES)
+TEST_PACKAGES := $(SERVE_PACKAGES) chromium prometheus $(NODE_PACKAGES)
 
 # $(call install,packages,why): installs the missing ones, and says so.
 define install
@@ -48,7 +48,7 @@ packages:
 	$(call install,$(TEST_PACKAGES))
 
 .PHONY: test
-test: packages check ## Run every test: lints, units, database, the real binary, pages
+test: packages check alerts ## Run every test: lints, units, database, the real binary, pages
 	npm --prefix tests/pages ci --no-fund --no-audit
 	cargo test --locked
 
@@ -62,6 +62,11 @@ check: ## Formatting, lints and documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
+
+.PHONY: alerts
+alerts: packages ## Try Prometheus' alerts on made-up series
+	promtool test rules docker/prometheus/alerts.test.yml
+	promtool check config docker/prometheus/prometheus.yml
 
 .PHONY: deny
 deny: ## Check the dependencies: known vulnerabilities, licences, duplicates, sources; needs cargo-deny and GitHub

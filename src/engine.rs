@@ -186,6 +186,12 @@ impl Engine {
         answer.await.unwrap_or(Err(EngineError::Stopped))
     }
 
+    /// Pieces of work, and predictions, that wait behind those under way.
+    #[must_use]
+    pub fn waiting_counts(&self) -> (usize, usize) {
+        self.queue.waiting_counts()
+    }
+
     /// Makes `model` the one that answers the project's predictions, unless a newer version already does.
     pub fn publish(&self, project: ProjectId, version: u32, model: Arc<Checkpoint>) {
         self.models.publish(project, Published { version, model });

@@ -84,6 +84,8 @@ pub struct AppState {
     pub is_public_https: bool,
     /// Renders the process's measurements; none when nothing records them.
     pub metrics: Option<PrometheusHandle>,
+    /// When the gauges of `/metrics` were last read.
+    pub gauge_reading: metrics::GaugeReading,
     /// Whether `/metrics` needs no token.
     pub metrics_open: bool,
     /// Folder that pages are served from while somebody works on them; the compiled-in ones when none.

@@ -18,6 +18,7 @@ pub mod class;
 pub mod cluster;
 pub mod error;
 pub mod event;
+pub mod gauge;
 pub mod idempotency;
 pub mod import;
 pub mod item;
@@ -101,6 +102,13 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("select 1").execute(&self.pool).await?;
         Ok(())
+    }
+
+    /// Connections that are open: those at rest and those in use.
+    #[must_use]
+    pub fn connection_counts(&self) -> (usize, usize) {
+        let idle = self.pool.num_idle();
+        (idle, (self.pool.size() as usize).saturating_sub(idle))
     }
 
     /// Waits for the connections in use, then closes all; later calls fail with `Unavailable`.

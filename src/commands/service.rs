@@ -119,6 +119,7 @@ impl Service {
             upload_max_bytes: UPLOAD_MAX_BYTES,
             is_public_https: config.public_url.starts_with("https://"),
             metrics: Some(metrics),
+            gauge_reading: http::metrics::GaugeReading::default(),
             metrics_open: config.metrics_open,
             pages: config.pages.as_deref().map(Into::into),
         };

@@ -26,6 +26,18 @@ pub enum JobKind {
 }
 
 impl JobKind {
+    /// All kinds.
+    pub const ALL: [Self; 8] = [
+        Self::Import,
+        Self::Pretrain,
+        Self::Embed,
+        Self::PretextLoss,
+        Self::Train,
+        Self::Score,
+        Self::Select,
+        Self::Audit,
+    ];
+
     /// The name that stands in the database and in answers.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -77,9 +77,8 @@ pub(super) struct Queue {
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let state = self.lock();
-        let (work, predictions) = (state.waiting_count(), state.predictions.len());
-        write!(f, "Queue({work} pieces of work, {predictions} predictions, closed: {})", state.closed)
+        let (work, predictions) = self.waiting_counts();
+        write!(f, "Queue({work} pieces of work, {predictions} predictions)")
     }
 }
 
@@ -87,6 +86,12 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code under the lock can leave the state half changed, so a poisoned lock is as good as any.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pieces of work, and predictions, that wait.
+    pub(super) fn waiting_counts(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.waiting_count(), state.predictions.len())
     }
 
     /// Puts work in its project's line.

@@ -15,6 +15,7 @@ use super::subscription::Subscription;
 use crate::domain::ids::ProjectId;
 use crate::store::event::{self, EventListener, EventRow, RelayConnection};
 use crate::store::{Store, StoreError};
+use crate::telemetry::metric;
 
 /// How long the relay waits for a nudge before it looks by itself.
 const RELAY_INTERVAL: Duration = Duration::from_millis(250);
@@ -88,6 +89,7 @@ impl Events {
         };
         loop {
             let count = relay.number_events(PAGE_COUNT).await?;
+            metrics::counter!(metric::EVENTS_TOTAL).increment(count);
             if count < PAGE_COUNT.unsigned_abs() {
                 // Running into the time limit is the poll for what other processes have committed.
                 let _ = timeout(RELAY_INTERVAL, self.nudged.notified()).await;

@@ -12,6 +12,7 @@ use super::StoreError;
 use super::task::Suggestion;
 use crate::domain::ids::{ItemId, ProjectId, SlotId, TaskId, TokenId};
 use crate::domain::task::{SlotState, TaskSource};
+use crate::telemetry::metric;
 
 /// A slot as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +172,7 @@ pub async fn open_expired(connection: &mut PgConnection, project: ProjectId) -> 
     )
     .execute(connection)
     .await?;
+    metrics::counter!(metric::LEASE_EXPIRIES_TOTAL).increment(done.rows_affected());
     Ok(done.rows_affected())
 }
 

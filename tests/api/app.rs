@@ -14,6 +14,7 @@ use gleaner::domain::round::RoundState;
 use gleaner::domain::strategy::Strategy;
 use gleaner::domain::task::TaskSource;
 use gleaner::events::Events;
+use gleaner::http::metrics::GaugeReading;
 use gleaner::http::{self, AppState};
 use gleaner::outbound::GuardedClient;
 use gleaner::rounds::{JobWake, RoundCounts, SupervisorWake};
@@ -152,6 +153,7 @@ pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnO
         upload_max_bytes: 1 << 20,
         is_public_https: false,
         metrics: None,
+        gauge_reading: GaugeReading::default(),
         metrics_open: false,
         pages: None,
         store,

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::dataset::{CLASSES, write_subset};
 use crate::exports::Exports;
+use crate::measurements::Measurements;
 use crate::server::{Caller, Place, Server, free_port};
 use crate::watch::Watch;
 
@@ -20,6 +21,7 @@ pub const KILLED_STATES: [&str; 5] = ["importing", "pretraining", "labeling", "t
 
 const POOL_COUNT: usize = 8_000;
 const TEST_COUNT: usize = 1_000;
+const BUDGET: usize = 80;
 const PROJECT: &str = "survivor";
 
 /// Longest time between two looks for a task.
@@ -73,6 +75,7 @@ impl Journey {
         ended.send(true).expect("the labeler listens");
         let accepted = labeler.await.expect("the labeler ends without a panic");
         let journey = Self::read(&caller, kills, accepted).await;
+        Measurements::read(&caller).await.check(PROJECT, POOL_COUNT, BUDGET);
         server.kill();
         Exports::write(&place, PROJECT, folder.path()).check(POOL_COUNT);
         journey
@@ -134,7 +137,7 @@ async fn work(
     let project = json!({
         "name": PROJECT, "classes": CLASSES, "image": {"size": 28, "channels": 1}, "backbone": "small",
         "pretext": {"kind": "rotation", "epochs": 3, "rotations_per_image": 1}, "fine_tune": {"mode": "full", "epochs": 5, "min_steps": 200},
-        "batch_size": 20, "budget": 80, "look_ahead": false, "lease_seconds": 5, "seed": 11,
+        "batch_size": 20, "budget": BUDGET, "look_ahead": false, "lease_seconds": 5, "seed": 11,
     });
     caller.json(Method::POST, "/projects", Some(&project)).await;
     import_source(&caller, &mut events, PROJECT, &source).await;

@@ -8,6 +8,7 @@ mod dataset;
 mod exports;
 mod journey;
 mod kills;
+mod measurements;
 mod pages;
 mod server;
 mod watch;

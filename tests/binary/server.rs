@@ -120,6 +120,13 @@ impl Caller {
         }
     }
 
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> String {
+        let address = self.base.replace("/api/v1", "/metrics");
+        let answer = self.client.get(address).bearer_auth(TOKEN).send().await.expect("the server answers");
+        answer.error_for_status().expect("the token is an admin's").text().await.expect("the text is whole")
+    }
+
     /// Sends a request, expects success and reads its JSON; asks again when the server dies within the answer.
     pub async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
         loop {

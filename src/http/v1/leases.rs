@@ -136,6 +136,9 @@ pub async fn create_leases(
         Outcome::Replay(replay) => replay.into_response(),
         Outcome::Done(leases) => {
             metrics::counter!(metric::LEASES_TOTAL).increment(leases.tasks.len() as u64);
+            if let Some(wait) = &leases.wait {
+                metrics::counter!(metric::LEASE_WAITS_TOTAL, "reason" => wait.reason.as_str()).increment(1);
+            }
             axum::Json(leases).into_response()
         }
     })

@@ -163,6 +163,19 @@ pub enum WaitReason {
 }
 
 impl WaitReason {
+    /// The name that stands in answers and measurements.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::Training => "training",
+            Self::Scoring => "scoring",
+            Self::BatchLeasedOut => "batch_leased_out",
+            Self::Finished => "finished",
+            Self::NotStarted => "not_started",
+        }
+    }
+
     /// Seconds after which asking again may help.
     #[must_use]
     pub fn retry_after_seconds(self) -> u32 {

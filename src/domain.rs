@@ -16,6 +16,7 @@ pub mod item;
 pub mod job;
 pub mod label;
 pub mod label_errors;
+pub mod label_studio;
 pub mod learning_curve;
 pub mod project;
 pub mod random_slice;

@@ -167,6 +167,34 @@ impl<R: Row> TableWriter<R> {
     }
 }
 
+/// A JSON array that is being written, an element a line.
+#[derive(Debug, Default)]
+pub struct ArrayWriter {
+    is_begun: bool,
+}
+
+impl ArrayWriter {
+    /// The bytes of the next elements.
+    ///
+    /// # Errors
+    /// An element that can't be written.
+    pub fn write<T: Serialize>(&mut self, elements: &[T]) -> Result<Vec<u8>, ExportError> {
+        let mut text = Vec::new();
+        for element in elements {
+            let begins = !std::mem::replace(&mut self.is_begun, true);
+            text.extend_from_slice(if begins { b"[\n" } else { b",\n" });
+            serde_json::to_writer(&mut text, element)?;
+        }
+        Ok(text)
+    }
+
+    /// What follows the last element.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        if self.is_begun { b"]\n".to_vec() } else { b"[]\n".to_vec() }
+    }
+}
+
 fn write_csv<R: Row>(rows: &[R], begins: bool) -> Result<Vec<u8>, ExportError> {
     let mut text = Vec::new();
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(&mut text);

@@ -10,6 +10,7 @@ pub mod figure;
 pub mod gather;
 pub mod health;
 pub mod idempotency;
+pub mod label_studio;
 mod layers;
 pub mod metrics;
 pub mod openapi;
@@ -39,6 +40,7 @@ use crate::access::login_code::LoginCodes;
 use crate::blob::Blob;
 use crate::engine::Engine;
 use crate::events::Events;
+use crate::label_studio::{InboxWake, RankingCache};
 use crate::outbound::GuardedClient;
 use crate::rounds::{JobWake, RoundCounts};
 use crate::store::{Store, StoreError, Transaction};
@@ -47,6 +49,9 @@ pub use openapi::openapi;
 
 /// Bytes of a JSON body at most.
 const JSON_MAX_BYTES: usize = 4 << 20;
+
+/// Bytes of the tasks that Label Studio sends at most: 20,000 are 10 MB.
+const TASKS_MAX_BYTES: usize = 32 << 20;
 
 /// Bytes of the images of one prediction at most.
 const PREDICTION_MAX_BYTES: usize = 64 << 20;
@@ -66,6 +71,12 @@ pub struct AppState {
     pub round_counts: RoundCounts,
     /// Where calls of the same moment meet.
     pub gathers: Arc<gather::Gathers>,
+    /// Orders of asking that Label Studio asked for before.
+    pub rankings: RankingCache,
+    /// Wakes what acts on Label Studio's annotations.
+    pub inbox_wake: InboxWake,
+    /// Where people reach the service, without a slash at the end.
+    pub public_url: Arc<str>,
     /// Calls addresses that users name.
     pub outside: GuardedClient,
     /// Wakes the workers of this process when a job was queued.
@@ -134,6 +145,7 @@ pub fn router(state: AppState) -> Router {
     let upload_max_bytes = state.upload_max_bytes;
     let quick = limit_bodies(api().split_for_parts().0, JSON_MAX_BYTES);
     let predictions = limit_bodies(predictions().split_for_parts().0, PREDICTION_MAX_BYTES);
+    let tasks = limit_bodies(task_predictions().split_for_parts().0, TASKS_MAX_BYTES);
     let uploads = limit_bodies(uploads().split_for_parts().0, upload_max_bytes);
     let open = Router::new()
         .route("/openapi.json", get(openapi::document))
@@ -145,7 +157,7 @@ pub fn router(state: AppState) -> Router {
         .route("/projects/{project}", get(pages::project_page))
         .route("/access", get(pages::access_page))
         .route("/static/{*path}", get(pages::static_file));
-    let routes = layers::with_timeout(quick.merge(predictions).merge(open))
+    let routes = layers::with_timeout(quick.merge(predictions).merge(tasks).merge(open))
         .merge(layers::with_idle_timeout(uploads))
         .fallback(problem::unknown_path);
     layers::wrap(routes.with_state(state))
@@ -199,6 +211,11 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(models::draw_model_confusion))
         .routes(routes!(events::stream_project_events))
         .routes(routes!(events::stream_events))
+        .routes(routes!(label_studio::get_backend_health))
+        .routes(routes!(label_studio::setup_backend))
+        .routes(routes!(label_studio::receive_annotation))
+        .routes(routes!(label_studio::train_backend))
+        .routes(routes!(label_studio::list_unkept_annotations))
         .routes(routes!(webhooks::create_webhook, webhooks::list_webhooks))
         .routes(routes!(webhooks::get_webhook, webhooks::change_webhook, webhooks::delete_webhook))
         .routes(routes!(webhooks::replace_webhook_secret))
@@ -212,6 +229,11 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(health::get_health))
         .routes(routes!(health::get_readiness))
         .routes(routes!(metrics::get_metrics))
+}
+
+/// The route whose body is a whole selection of Label Studio.
+fn task_predictions() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(label_studio::predict_tasks))
 }
 
 /// Routes whose bodies are images that are held in memory.

@@ -1,4 +1,4 @@
-//! Import: reads folders, archives, IDX and CIFAR files, and packs their images into segments.
+//! Import: reads folders, archives, IDX and CIFAR files and Label Studio's tasks, and packs their images into segments.
 //!
 //! Readers are `Source`s: iterators of entries in an order that repeats, with bounded memory. `run` decodes in parallel, packs segments and
 //! hands each to a `Sink` (`worker` keeps the database one). Everything here meets hostile input: a bad entry is rejected by name and
@@ -9,6 +9,7 @@ mod cifar;
 mod detect;
 mod folder;
 mod idx;
+mod label_studio;
 mod layout;
 mod prepare;
 mod roots;
@@ -26,6 +27,7 @@ use crate::domain::import::ImportFormat;
 use crate::domain::item::Split;
 use crate::vision::SegmentError;
 
+pub use label_studio::{ImageFinder, read_tasks};
 pub use roots::resolve_allowed;
 pub use run::{Committed, Options, PreparedRow, PreparedSegment, Report, SegmentFiles, Sink, SinkError, run};
 
@@ -120,7 +122,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// Nothing in the source tells its format.
-    #[error("can't tell what {path} is: give its format (folder, zip, tar, idx or cifar)")]
+    #[error("can't tell what {path} is: give its format (folder, zip, tar, idx, cifar or label_studio)")]
     Unrecognised {
         /// The source.
         path: PathBuf,
@@ -184,6 +186,11 @@ impl StopFlag {
     }
 }
 
+/// Opens a file of Label Studio's tasks as a source; `finder` says where their images are.
+pub fn open_tasks(path: &Path, finder: Box<dyn ImageFinder>) -> Result<Box<dyn Source>, ImportError> {
+    Ok(Box::new(label_studio::LabelStudioSource::open(path, finder)?))
+}
+
 /// Opens a file or folder as a source; `ImportFormat::Auto` looks at names and first bytes.
 pub fn open(path: &Path, format: ImportFormat) -> Result<Box<dyn Source>, ImportError> {
     let format = match format {
@@ -196,6 +203,10 @@ pub fn open(path: &Path, format: ImportFormat) -> Result<Box<dyn Source>, Import
         ImportFormat::Tar => Box::new(tar::TarSource::open(path)?),
         ImportFormat::Idx => Box::new(idx::IdxSource::open(path)?),
         ImportFormat::Cifar => Box::new(cifar::CifarSource::open(path)?),
+        ImportFormat::LabelStudio => {
+            let reason = "only the service reads Label Studio's tasks, since it finds their images";
+            return Err(ImportError::malformed(path, reason));
+        }
         ImportFormat::Auto => return Err(ImportError::Unrecognised { path: path.to_owned() }),
     };
     if source.entry_count() == Some(0) {

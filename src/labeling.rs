@@ -1,15 +1,17 @@
-//! Labeling: what a labeler may do to a task: lease it, answer it, skip it, take an answer back, correct it; how far labelers agree, and
-//! setting one's votes aside.
+//! Labeling: what a labeler may do to a task: lease it, answer it, skip it, take an answer back, correct it; answers on what wasn't asked; how
+//! far labelers agree, and setting one's votes aside.
 //!
 //! Each function is the body of one transaction that the caller begins and commits. Lease and submit touch no row that two labelers
 //! share and notify nobody (DESIGN.md, "The hot path"), so they never move a round: `rounds` does, once nothing is open. Undo and
 //! correct hold the project's lock, under which alone rounds move. Locks are taken in one order: project, tasks, slots.
 
-use crate::domain::ids::{LabelId, TaskId, TokenId};
-use crate::store::StoreError;
+use crate::domain::ids::{LabelId, ProjectId, TaskId, TokenId};
+use crate::domain::round::RoundState;
+use crate::store::{PgConnection, StoreError, round};
 
 mod amend;
 pub(crate) mod budget;
+mod external;
 mod lease;
 mod report;
 mod set_aside;
@@ -23,6 +25,7 @@ pub(crate) mod votes;
 pub(crate) mod weigh;
 
 pub use amend::{Amended, correct_label, undo_label};
+pub use external::{ExternalLabel, ExternalOutcome, add_external_label};
 pub use lease::{
     LEASE_COUNT_MAX, LeaseWish, LeasedTask, Leases, WORKING_LEASE_COUNT_MAX, lease_tasks, release_leases,
     renew_leases,
@@ -88,4 +91,13 @@ pub enum LabelingError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// The round whose training takes in a label that is given now; it may have no row yet.
+async fn next_training_round(connection: &mut PgConnection, project: ProjectId) -> Result<i32, StoreError> {
+    Ok(match round::find_under_way(connection, project).await? {
+        Some(row) if row.state == RoundState::Labeling => row.number,
+        Some(row) => row.number + 1,
+        None => round::last_number(connection, project).await?.unwrap_or(0) + 1,
+    })
 }

@@ -27,6 +27,7 @@ pub mod store;
 pub mod export;
 pub mod figures;
 pub mod import;
+pub mod label_studio;
 pub mod labeling;
 pub mod rounds;
 pub mod simulate;

@@ -24,6 +24,7 @@ pub mod import;
 pub mod item;
 pub mod job;
 pub mod label;
+pub mod label_studio;
 pub mod labeler;
 pub mod migrate;
 pub mod model;

@@ -10,6 +10,7 @@ mod attempt;
 mod audit;
 mod embed;
 mod finish;
+mod images;
 mod import;
 mod materials;
 mod overview;
@@ -35,6 +36,7 @@ use crate::domain::job::JobKind;
 use crate::engine::{Engine, EngineError};
 use crate::events::Events;
 use crate::learner::ScoreRow;
+use crate::outbound::GuardedClient;
 use crate::rounds::request::RequestError;
 use crate::rounds::{JobWake, SupervisorWake};
 use crate::store::job::JobRow;
@@ -44,6 +46,7 @@ use crate::store::{Store, StoreError, job, project};
 use crate::telemetry::metric;
 use attempt::{Attempt, StopReason};
 use finish::Finished;
+use images::Reach;
 use materials::Materials;
 pub use predictions::{PredictedItem, PredictionShards, predict_unlabeled};
 
@@ -128,6 +131,7 @@ struct Workshop {
     materials: Arc<Materials>,
     scratch: PathBuf,
     name: Arc<str>,
+    reach: Reach,
 }
 
 /// Takes jobs until it is told to stop.
@@ -155,6 +159,14 @@ impl Worker {
     #[must_use]
     pub fn for_imports(store: Store, blob: Blob, events: Events, wake: SupervisorWake, home: &Path) -> Self {
         Self { workshop: Workshop::new(store, blob, None, events, wake, home), job_wake: JobWake::new() }
+    }
+
+    /// Lets imports fetch images by address and read them from these folders; without it they take what a source holds itself.
+    #[must_use]
+    pub fn reaching(mut self, client: GuardedClient, import_roots: &[String]) -> Self {
+        let roots = import_roots.iter().map(PathBuf::from).collect();
+        self.workshop.reach = Reach { client: Some(client), roots };
+        self
     }
 
     /// Runs both lanes; ends once `stop` is cancelled and the jobs at hand have been given back.
@@ -213,6 +225,7 @@ impl Workshop {
             materials,
             scratch: home.join("scratch"),
             name: name.into(),
+            reach: Reach::default(),
         }
     }
 

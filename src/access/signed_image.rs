@@ -13,7 +13,16 @@ const VALID_SECONDS: i64 = 3600;
 /// The path and query under which an item's image is served to whoever holds it.
 #[must_use]
 pub fn image_url(key: &SecretKey, item: ItemId, now: DateTime<Utc>) -> String {
-    let expires = (now.timestamp() / VALID_SECONDS + 2) * VALID_SECONDS;
+    image_url_at(key, item, (now.timestamp() / VALID_SECONDS + 2) * VALID_SECONDS)
+}
+
+/// The same, valid until `end`, for tools that keep addresses.
+#[must_use]
+pub fn image_url_until(key: &SecretKey, item: ItemId, end: DateTime<Utc>) -> String {
+    image_url_at(key, item, end.timestamp())
+}
+
+fn image_url_at(key: &SecretKey, item: ItemId, expires: i64) -> String {
     let signature = key.sign(&purpose(item, expires));
     format!("/api/v1/items/{item}/image?expires={expires}&signature={signature}")
 }

@@ -1,6 +1,7 @@
 //! `gleaner export`: labels, tasks, predictions or a model to a file, a folder or standard output, without HTTP.
 
 mod folder;
+mod label_studio;
 mod rows;
 mod target;
 
@@ -42,6 +43,8 @@ enum Format {
     Jsonl,
     /// Apache Parquet
     Parquet,
+    /// The pool as tasks for Label Studio to import, with labels and the guesses of the last ranking; of predictions, the published model's
+    LabelStudio,
     /// The labelled images themselves, a folder for each class (labels only; --out names the folder)
     Folder,
 }
@@ -52,6 +55,7 @@ impl Format {
             Self::Csv => Ok(Form::Csv),
             Self::Jsonl => Ok(Form::Jsonl),
             Self::Parquet => Ok(Form::Parquet),
+            Self::LabelStudio => bail!("a model can't be written as tasks"),
             Self::Folder => {
                 bail!("only labels can be written as a folder of images; choose csv, jsonl or parquet")
             }
@@ -91,6 +95,11 @@ async fn export(house: &House, arguments: &Arguments) -> anyhow::Result<()> {
     if (arguments.what, arguments.format) == (Content::Labels, Format::Folder) {
         let folder = arguments.out.as_deref().context("--format folder needs --out, the folder to write")?;
         return folder::write(house, project, folder).await;
+    }
+    if arguments.format == Format::LabelStudio && arguments.what != Content::Model {
+        let mut target = Target::open(arguments.out.as_deref()).await?;
+        label_studio::write(house, project, arguments.what == Content::Predictions, &mut target).await?;
+        return target.close().await;
     }
     // Asked before a file is made, so that a refusal leaves none.
     let form = arguments.format.form();

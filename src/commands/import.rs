@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::domain::ids::{ImportId, ProjectId};
 use crate::domain::import::{ImportFormat, ImportState, LabelRule, SplitRule};
 use crate::events::Events;
+use crate::outbound::GuardedClient;
 use crate::rounds::{SupervisorWake, control};
 use crate::store;
 use crate::worker::Worker;
@@ -65,7 +66,8 @@ async fn import(house: &House, arguments: &Arguments, source: PathBuf) -> anyhow
         events,
         SupervisorWake::new(),
         &house.config.home,
-    );
+    )
+    .reaching(GuardedClient::new(house.config.outbound_allow_private)?, &house.config.import_roots);
     let working = tokio::spawn(worker.run(stop.clone()));
     let row = show_progress(house, id, &source).await;
     stop.cancel();

@@ -1,7 +1,7 @@
 //! The running service: everything that `serve` and `demo` start, in one process, and stop in order.
 //!
 //! The parts are tasks and threads under one stop token: events (relay and listener), supervisor, engine and worker (role `all`),
-//! the webhooks' sender, retention, HTTP. Stopping lets requests end and jobs reach a checkpoint; a kill instead of it loses nothing but that courtesy.
+//! the webhooks' sender, Label Studio's inbox, retention, HTTP. Stopping lets requests end and jobs reach a checkpoint; a kill instead of it loses nothing but that courtesy.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,6 +24,7 @@ use crate::domain::role::Role;
 use crate::engine::{Engine, EngineConfig, EngineGuard};
 use crate::events::Events;
 use crate::http::{self, AppState};
+use crate::label_studio::{Inbox, InboxWake, RankingCache};
 use crate::outbound::GuardedClient;
 use crate::rounds::{JobWake, RoundCounts, Supervisor, SupervisorWake};
 use crate::store::{self, Store};
@@ -82,6 +83,7 @@ impl Service {
         let supervisor = Supervisor::new(house.store.clone(), events.clone(), wake.clone(), job_wake.clone());
         let mut parts =
             vec![tokio::spawn(supervisor.run(stop.clone())), spawn_retention(house, stop.clone())];
+        let outside = GuardedClient::new(config.outbound_allow_private)?;
         let (engine, guard) = match role {
             ServeRole::All => {
                 let (engine, guard) = start_engine(config).await?;
@@ -93,15 +95,18 @@ impl Service {
                     wake.clone(),
                     job_wake.clone(),
                     &config.home,
-                );
+                )
+                .reaching(outside.clone(), &config.import_roots);
                 parts.push(tokio::spawn(worker.run(stop.clone())));
                 (Some(engine), Some(guard))
             }
             ServeRole::Api => (None, None),
         };
-        let outside = GuardedClient::new(config.outbound_allow_private)?;
         let sender = webhooks::Sender::new(house.store.clone(), events.clone(), key.clone(), outside.clone());
         parts.push(tokio::spawn(sender.run(stop.clone())));
+        let inbox_wake = InboxWake::default();
+        let inbox = Inbox::new(house.store.clone(), events.clone(), inbox_wake.clone(), wake.clone());
+        parts.push(tokio::spawn(inbox.run(stop.clone())));
         let login_codes = Arc::new(LoginCodes::default());
         let state = AppState {
             store: house.store.clone(),
@@ -109,6 +114,9 @@ impl Service {
             engine,
             events,
             round_counts: RoundCounts::new(house.store.clone(), wake),
+            rankings: RankingCache::default(),
+            inbox_wake,
+            public_url: config.public_url.as_str().into(),
             outside,
             job_wake,
             key,

@@ -11,6 +11,7 @@ use super::service::start_engine;
 use super::stop_asked;
 use crate::config::Config;
 use crate::events::Events;
+use crate::outbound::GuardedClient;
 use crate::rounds::{JobWake, SupervisorWake};
 use crate::worker::Worker;
 
@@ -31,7 +32,8 @@ pub async fn run(config: Config, _: Arguments) -> anyhow::Result<ExitCode> {
         SupervisorWake::new(),
         JobWake::new(),
         &house.config.home,
-    );
+    )
+    .reaching(GuardedClient::new(house.config.outbound_allow_private)?, &house.config.import_roots);
     let running = tokio::spawn(worker.run(stop.clone()));
     tracing::info!("waiting for jobs");
     stop_asked().await?;

@@ -22,6 +22,8 @@ pub enum ImportFormat {
     Idx,
     /// CIFAR-10 binary batches.
     Cifar,
+    /// Label Studio's task JSON, whose images lie elsewhere.
+    LabelStudio,
 }
 
 impl ImportFormat {
@@ -35,6 +37,7 @@ impl ImportFormat {
             Self::Tar => "tar",
             Self::Idx => "idx",
             Self::Cifar => "cifar",
+            Self::LabelStudio => "label_studio",
         }
     }
 }

@@ -11,6 +11,8 @@ use axum::extract::FromRequestParts;
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use chrono::Utc;
 
 use super::AppState;
@@ -70,6 +72,42 @@ caller!(
     /// A caller of role admin.
     Admin
 );
+
+/// A caller of role tool or higher whose token comes as a bearer token or as the password of HTTP Basic, which is all that Label Studio knows.
+///
+/// No cookie is looked at. The other routes don't take Basic, since a browser that was asked for it once sends it along by itself.
+#[derive(Clone, Debug)]
+pub struct BasicTool(pub Principal);
+
+impl FromRequestParts<AppState> for BasicTool {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let text = header.and_then(|header| {
+            bearer(header)
+                .map(str::to_owned)
+                .or_else(|| basic_password(header))
+                .as_deref()
+                .and_then(TokenText::parse)
+        });
+        let text = text.ok_or_else(|| {
+            unauthenticated("give a token of role tool as the password of HTTP Basic, or as a bearer token")
+        })?;
+        let principal = principal_of_text(app, &text).await?;
+        tracing::Span::current().record("caller.token", tracing::field::display(principal.token));
+        require(&principal, Role::Tool)?;
+        Ok(Self(principal))
+    }
+}
+
+impl Deref for BasicTool {
+    type Target = Principal;
+
+    fn deref(&self) -> &Principal {
+        &self.0
+    }
+}
 
 /// A caller who need not have shown a valid token, for the few routes that decide by themselves.
 pub struct MaybeCaller(Result<Principal, ApiError>);
@@ -171,6 +209,13 @@ fn unauthenticated(detail: &str) -> ApiError {
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn basic_password(header: &str) -> Option<String> {
+    let (scheme, encoded) = header.split_once(' ')?;
+    let decoded = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(encoded.trim()).ok())??;
+    let text = String::from_utf8(decoded).ok()?;
+    text.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -41,6 +41,7 @@ use crate::domain::item::Split;
         (name = "results", description = "Labels, models and curves out"),
         (name = "events", description = "What happens, as it happens"),
         (name = "webhooks", description = "What happens, sent to an address"),
+        (name = "label-studio", description = "Label Studio's ML-backend protocol"),
         (name = "access", description = "Tokens and sessions"),
         (name = "operations", description = "Health and measurements"),
     ),
@@ -60,13 +61,21 @@ pub(super) fn base() -> utoipa::openapi::OpenApi {
 /// The whole document.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut document = super::api().merge(super::predictions()).merge(super::uploads()).into_openapi();
+    let mut document = super::api()
+        .merge(super::predictions())
+        .merge(super::task_predictions())
+        .merge(super::uploads())
+        .into_openapi();
     let components = document.components.get_or_insert_default();
     components.security_schemes.insert(
         "token".to_owned(),
         RefOr::T(SecurityScheme::Http(
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("gl_…").build(),
         )),
+    );
+    components.security_schemes.insert(
+        "basic".to_owned(),
+        RefOr::T(SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Basic).build())),
     );
     components.security_schemes.insert(
         "session".to_owned(),

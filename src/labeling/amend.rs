@@ -29,7 +29,8 @@ pub struct Amended {
     pub round: i32,
 }
 
-/// Takes a label back: its vote is refunded, its slot opens again, and its item has no class until somebody answers.
+/// Takes a label back: its vote is refunded, its slot opens again, and its item has no class until somebody answers. An external one leaves its
+/// item as it was.
 pub async fn undo_label(
     connection: &mut PgConnection,
     project: &ProjectRow,
@@ -43,13 +44,22 @@ pub async fn undo_label(
         return Err(LabelingError::RoundMoved { label, round: row.round_number });
     }
     label::undo(connection, label).await?;
-    if let Some(of_slot) = row.slot {
-        slot::reopen(connection, of_slot).await?;
+    let is_external = votes.task.source == TaskSource::External;
+    match row.slot {
+        // Nobody had asked, so nobody is asked now.
+        Some(of_slot) if is_external => slot::withdraw(connection, of_slot).await?,
+        Some(of_slot) => slot::reopen(connection, of_slot).await?,
+        None => {}
     }
-    task::write_states(connection, &[row.task], &[TaskState::Open]).await?;
+    let state = if is_external { TaskState::Withdrawn } else { TaskState::Open };
+    task::write_states(connection, &[row.task], &[state]).await?;
     votes.labels.retain(|vote| vote.id != label);
     match votes.task.source {
         TaskSource::Gold => {}
+        // The class that an import gave, or none.
+        TaskSource::External => {
+            task::write_classes(connection, &[row.item], &[votes.task.known_class]).await?;
+        }
         // A check that is open again leaves its item the class that it checks.
         TaskSource::Relabel => {
             let class = standing_class(&votes, project.settings.seed);

@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::LabelingError;
 use super::budget::free_votes;
 use super::votes::{TaskVotes, Ties, Weighed, close_tasks, lock_votes, standing_class};
+use super::{LabelingError, next_training_round};
 use crate::domain::event::EventKind;
 use crate::domain::ids::{ItemId, TaskId, TokenId};
 use crate::domain::project::{ClassIndex, ProjectState};
-use crate::domain::round::RoundState;
 use crate::domain::task::{TaskSource, TaskState};
 use crate::store::project::{self, ProjectRow};
 use crate::store::{PgConnection, StoreError, agreement, event, round, slot, task};
@@ -80,10 +79,7 @@ async fn find_waiting_round(
     if !asks || project.finish_requested {
         return Ok(None);
     }
-    let Some(row) = round::find_under_way(connection, project.id).await? else {
-        return Ok(round::last_number(connection, project.id).await?.map(|number| number + 1));
-    };
-    Ok(Some(if row.state == RoundState::Labeling { row.number } else { row.number + 1 }))
+    next_training_round(connection, project.id).await.map(Some)
 }
 
 /// What setting votes aside changes.

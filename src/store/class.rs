@@ -59,6 +59,11 @@ impl ClassNames {
         Ok(Self(rows.into_iter().map(|row| (row.index, row.name)).collect()))
     }
 
+    /// The names in the order of the indices.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.values().map(String::as_str)
+    }
+
     /// The name of a class; its index when it is gone, which foreign keys prevent.
     #[must_use]
     pub fn name(&self, class: ClassIndex) -> String {

@@ -305,6 +305,37 @@ pub async fn list_for_export(
     Ok(rows)
 }
 
+/// A label as its item's history shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ItemLabel {
+    /// The label.
+    pub label: LabelId,
+    /// The item.
+    pub item: ItemId,
+    /// The class it gives.
+    pub class: ClassIndex,
+    /// How long the labeler looked.
+    pub seconds: Option<f64>,
+    /// When it was given.
+    pub created_at: DateTime<Utc>,
+}
+
+/// The counted labels of these items, oldest first.
+pub async fn list_of_items(
+    connection: &mut PgConnection,
+    items: &[ItemId],
+) -> Result<Vec<ItemLabel>, StoreError> {
+    let rows = sqlx::query_as!(
+        ItemLabel,
+        r#"select id as "label: LabelId", item as "item: ItemId", class as "class: ClassIndex", seconds, created_at
+           from label where item = any($1) and counted and undone_at is null and set_aside_at is null order by id"#,
+        items as &[ItemId]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
 /// The classes of these names that the project has, with their indices.
 pub async fn find_classes(
     connection: &mut PgConnection,

@@ -255,6 +255,14 @@ pub async fn reopen(connection: &mut PgConnection, slot: SlotId) -> Result<(), S
     Ok(())
 }
 
+/// Takes back a slot whose vote was undone, so that nobody is asked for another.
+pub async fn withdraw(connection: &mut PgConnection, slot: SlotId) -> Result<(), StoreError> {
+    sqlx::query!("update slot set state = 'withdrawn', expires_at = null where id = $1", slot as SlotId)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Marks a slot as skipped by a labeler.
 pub async fn skip(
     connection: &mut PgConnection,

@@ -161,6 +161,59 @@ pub async fn create_all(
     create_slots(connection, origin, &ids, &ranks).await
 }
 
+/// A task for an answer that nobody had asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ExternalTask {
+    /// Its id.
+    pub id: TaskId,
+    /// The item answered.
+    pub item: ItemId,
+    /// The round whose training takes the answer in.
+    pub round_number: i32,
+    /// The class that the item has before it.
+    pub known_class: Option<ClassIndex>,
+    /// The model that is published.
+    pub model_version: Option<i32>,
+}
+
+/// Makes a settled task with one open slot, which the caller fills at once; returns the slot.
+pub async fn create_external(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    task: &ExternalTask,
+) -> Result<SlotId, StoreError> {
+    let slot = SlotId::generate();
+    sqlx::query!(
+        "with fresh as (
+           insert into task (id, project, round_number, item, rank, strategy, model_version, source, state, known_class, closed_at)
+           values ($1, $2, $3, $4, (select count(*) from task where project = $2 and round_number = $3), 'external', $5, 'external', 'settled',
+             $6, now())
+         )
+         insert into slot (id, task, project, round_number, priority) values ($7, $1, $2, $3, $3::bigint << 40)",
+        task.id as TaskId,
+        project as ProjectId,
+        task.round_number,
+        task.item as ItemId,
+        task.model_version,
+        task.known_class as Option<ClassIndex>,
+        slot as SlotId
+    )
+    .execute(connection)
+    .await?;
+    Ok(slot)
+}
+
+/// Whether a task asks an item, or has its answer.
+pub async fn is_asked(connection: &mut PgConnection, item: ItemId) -> Result<bool, StoreError> {
+    let asked = sqlx::query_scalar!(
+        r#"select exists (select from task where item = $1 and state in ('open', 'leased', 'settled', 'adjudication')) as "asked!""#,
+        item as ItemId
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(asked)
+}
+
 async fn create_slots(
     connection: &mut PgConnection,
     origin: BatchOrigin<'_>,

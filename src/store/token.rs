@@ -114,6 +114,18 @@ pub async fn list(
     Ok(rows)
 }
 
+/// The oldest admin token for all projects that is in force.
+pub async fn find_admin(connection: &mut PgConnection) -> Result<Option<TokenId>, StoreError> {
+    let id = sqlx::query_scalar!(
+        r#"select id as "id: TokenId" from token
+           where role = 'admin' and projects is null and revoked_at is null and (expires_at is null or expires_at > now())
+           order by id limit 1"#
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(id)
+}
+
 /// Whether anybody can administer: an admin token for all projects that is neither revoked nor expired.
 pub async fn exists_admin(connection: &mut PgConnection) -> Result<bool, StoreError> {
     let found = sqlx::query_scalar!(

@@ -21,6 +21,7 @@ use crate::domain::ids::{
 use crate::domain::import::{ImportFormat, ImportState, LabelRule, SplitRule};
 use crate::domain::item::{Exclusion, Split};
 use crate::domain::job::{JobKind, JobState};
+use crate::domain::label_studio::{AnnotationOutcome, WantedState};
 use crate::domain::project::{ClassIndex, FinishReason, ProjectState};
 use crate::domain::role::Role;
 use crate::domain::round::RoundState;
@@ -91,6 +92,7 @@ stored_as_uuid!(
 );
 
 stored_as_text!(
+    AnnotationOutcome,
     DeliveryOrigin,
     DeliveryState,
     DisabledReason,
@@ -111,6 +113,7 @@ stored_as_text!(
     SplitRule,
     TaskSource,
     TaskState,
+    WantedState,
 );
 
 stored_as_json!(ProjectSettings, Strategy);
@@ -155,6 +158,8 @@ mod tests {
         let database = TestDatabase::create().await;
         let mut connection = database.store().acquire().await.unwrap();
         let mut checked = Vec::new();
+        check_all!(connection, checked, AnnotationOutcome: Accepted, External, Corrected, Undone, Skipped, Unchanged, Late, Waiting, Conflict,
+            NotAsked, UnknownItem, UnknownClass, NotInPool, NoBudget, RoundMoved, NoChoice);
         check_all!(connection, checked, DeliveryOrigin: Event, Redelivery, Test);
         check_all!(connection, checked, DeliveryState: Pending, Delivered, Failed);
         check_all!(connection, checked, DisabledReason: Operator, GivenUp, Gone);
@@ -163,7 +168,7 @@ mod tests {
             LabelsSetAside, TaskSkipped, ModelPublished, JobFailed, WebhookDisabled);
         check_all!(connection, checked, Exclusion: Broken, NotInClasses);
         check_all!(connection, checked, FinishReason: Budget, Pool, Target, Plateau, Operator);
-        check_all!(connection, checked, ImportFormat: Auto, Folder, Zip, Tar, Idx, Cifar);
+        check_all!(connection, checked, ImportFormat: Auto, Folder, Zip, Tar, Idx, Cifar, LabelStudio);
         check_all!(connection, checked, ImportState: Queued, Running, Done, Failed);
         check_all!(connection, checked, JobKind: Import, Pretrain, Embed, PretextLoss, Train, Score, Select, Audit);
         check_all!(connection, checked, JobState: Queued, Running, Done, Failed, Cancelled);
@@ -177,6 +182,7 @@ mod tests {
         check_all!(connection, checked, SplitRule: Auto, Pool, Test);
         check_all!(connection, checked, TaskSource: Query, Random, Gold, Ahead, Relabel, External);
         check_all!(connection, checked, TaskState: Open, Leased, Settled, Skipped, Withdrawn, Adjudication);
+        check_all!(connection, checked, WantedState: Class, Skip, Nothing, Deleted);
         assert_eq!(checked, STORED_AS_TEXT);
     }
 

@@ -9,8 +9,9 @@ use tokio::runtime::Handle;
 
 use crate::blob::{pack_key, tensor_key, upload_key};
 use crate::domain::ids::SegmentId;
-use crate::domain::import::{ImportState, Rejection};
+use crate::domain::import::{ImportFormat, ImportState, LabelRule, Rejection};
 use crate::import::{self, Committed, ImportError, Options, PreparedRow, PreparedSegment, Sink, SinkError};
+use crate::label_studio::hear_export;
 use crate::rounds::request::{ImportRequest, from_json};
 use crate::store::import::{Advance, ImportRow};
 use crate::store::item::{Insertion, NewItem};
@@ -21,7 +22,11 @@ use crate::store::{self, class, item, segment};
 
 use super::attempt::Attempt;
 use super::finish::Finished;
+use super::images::TaskImages;
 use super::{BodyError, Workshop};
+
+/// Tasks whose annotations are kept in one transaction.
+const RECONCILED_COUNT: usize = 500;
 
 pub(super) async fn run(
     workshop: &Workshop,
@@ -45,6 +50,7 @@ pub(super) async fn run(
     } else {
         PathBuf::from(&found.source)
     };
+    let tasks_path = source.clone();
     let scratch_dir = workshop.scratch.join(format!("import-{}-{}", found.id, row.attempt));
     let options = Options {
         shape: project.settings.image,
@@ -61,7 +67,33 @@ pub(super) async fn run(
         tracing::warn!(path = %scratch_dir.display(), error = %error, "an import's scratch folder couldn't be removed");
     }
     read?;
+    if (found.format, found.labels) == (ImportFormat::LabelStudio, LabelRule::Keep) {
+        reconcile(workshop, project, &found, tasks_path).await?;
+    }
     Ok(Finished::Import { id: found.id, uploaded: found.uploaded })
+}
+
+/// Hands what people answered in Label Studio on items that the project had already to the inbox, as a webhook would have.
+async fn reconcile(
+    workshop: &Workshop,
+    project: &ProjectRow,
+    found: &ImportRow,
+    source: PathBuf,
+) -> Result<(), BodyError> {
+    let reading = tokio::task::spawn_blocking(move || import::read_tasks(&source));
+    let tasks = reading.await.map_err(BodyError::failed)?.map_err(BodyError::failed)?;
+    let admin = store::token::find_admin(&mut *workshop.store.acquire().await?).await?;
+    let Some(admin) = admin else {
+        return Err(BodyError::failed("no admin token is in force, in whose name annotations could be kept"));
+    };
+    let mut news = 0;
+    for part in tasks.chunks(RECONCILED_COUNT) {
+        let mut tx = workshop.store.begin().await?;
+        news += hear_export(&mut tx, project.id, admin, found.id, part).await?;
+        tx.commit().await?;
+    }
+    tracing::info!(import.id = %found.id, annotation.count = news, "annotations were reconciled");
+    Ok(())
 }
 
 /// Reads the source on a blocking thread, whose sink waits for database and object store.
@@ -82,11 +114,16 @@ async fn read_source(
         publish: Box::new(attempt.progress()),
     };
     let (format, stop) = (found.format, attempt.stop_flag());
+    let images = TaskImages::new(workshop, project.id, &source, found.uploaded);
     let reading = tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(&options.scratch_dir).map_err(|error| {
             BodyError::Failed(format!("the folder {} can't be made: {error}", options.scratch_dir.display()))
         })?;
-        let opened = import::open(&source, format).map_err(BodyError::failed)?;
+        let opened = match format {
+            ImportFormat::LabelStudio => import::open_tasks(&source, Box::new(images)),
+            _ => import::open(&source, format),
+        };
+        let opened = opened.map_err(BodyError::failed)?;
         match import::run(opened, &options, &mut sink, &stop) {
             Ok(_) => Ok(()),
             Err(ImportError::Stopped { .. }) => Err(BodyError::Stopped),

@@ -16,6 +16,7 @@ use gleaner::domain::task::TaskSource;
 use gleaner::events::Events;
 use gleaner::http::metrics::GaugeReading;
 use gleaner::http::{self, AppState};
+use gleaner::label_studio::{InboxWake, RankingCache};
 use gleaner::outbound::GuardedClient;
 use gleaner::rounds::{JobWake, RoundCounts, SupervisorWake};
 use gleaner::store::round;
@@ -143,6 +144,9 @@ pub async fn spawn_app_on(database: TestDatabase, store: Store, change: impl FnO
         engine: None,
         events: Events::start(store.clone(), stop.clone()).await.expect("events"),
         round_counts: RoundCounts::new(store.clone(), SupervisorWake::new()),
+        rankings: RankingCache::default(),
+        inbox_wake: InboxWake::default(),
+        public_url: "http://gleaner.test".into(),
         outside: GuardedClient::new(true).expect("a client"),
         job_wake: JobWake::new(),
         key: SecretKey::from_bytes(&[7; 32]),

@@ -13,6 +13,7 @@ mod idempotency;
 mod import;
 mod imports;
 mod items;
+mod label_studio;
 mod labeling;
 mod outage;
 mod overview;

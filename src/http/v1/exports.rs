@@ -12,11 +12,13 @@ use utoipa::{IntoParams, ToSchema};
 use crate::domain::ids::{ItemId, LabelId, ProjectId, TaskId};
 use crate::domain::role::Role;
 use crate::domain::task::TaskSource;
-use crate::export::{Column, ExportError, Form, Row, TableWriter};
+use crate::export::{ArrayWriter, Column, ExportError, Form, Row, TableWriter};
 use crate::http::AppState;
 use crate::http::auth::{Tool, find_project};
 use crate::http::extract::{Path, Query};
 use crate::http::problem::{ApiError, Problem};
+use crate::label_studio::{ExportPages, Ranking, TaskWriter};
+use crate::store::class::ClassNames;
 use crate::store::label::ExportedLabel;
 use crate::store::{self, Store};
 
@@ -34,12 +36,15 @@ pub enum ExportFormat {
     Csv,
     /// One JSON object a line.
     Jsonl,
+    /// The whole pool as tasks that Label Studio imports: labels as annotations, the model's guesses as predictions.
+    #[serde(rename = "label-studio")]
+    LabelStudio,
 }
 
 impl ExportFormat {
     fn media_type(self) -> &'static str {
         match self {
-            Self::Json => "application/json",
+            Self::Json | Self::LabelStudio => "application/json",
             Self::Csv => "text/csv; charset=utf-8",
             Self::Jsonl => "application/x-ndjson",
         }
@@ -47,7 +52,7 @@ impl ExportFormat {
 
     fn form(self) -> LabelForm {
         match self {
-            Self::Json => LabelForm::Json,
+            Self::Json | Self::LabelStudio => LabelForm::Json,
             Self::Csv => LabelForm::Table(Form::Csv),
             Self::Jsonl => LabelForm::Table(Form::Jsonl),
         }
@@ -55,7 +60,7 @@ impl ExportFormat {
 
     fn extension(self) -> &'static str {
         match self {
-            Self::Json => "json",
+            Self::Json | Self::LabelStudio => "json",
             Self::Csv => "csv",
             Self::Jsonl => "jsonl",
         }
@@ -152,13 +157,35 @@ pub async fn export_labels(
 ) -> Result<Response, ApiError> {
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
+    let classes = ClassNames::read(&mut connection, row.id).await?;
     drop(connection);
     let format = query.format;
     let disposition = format!("attachment; filename=\"{}-labels.{}\"", row.name, format.extension());
     let headers = [(CONTENT_TYPE, format.media_type().to_owned()), (CONTENT_DISPOSITION, disposition)];
+    if format == ExportFormat::LabelStudio {
+        let ranking = Ranking::read(&app.store, &app.blob, &app.rankings, &row).await?;
+        let writer = task_writer(&app, classes);
+        let pages = task_pages(ExportPages::new(app.store.clone(), row.id, ranking, writer));
+        return Ok((headers, Body::from_stream(pages)).into_response());
+    }
     let blinded = !caller.has_role(Role::Operator);
     let pages = label_pages(app.store.clone(), row.id, format.form(), blinded).map_err(ApiError::internal)?;
     Ok((headers, Body::from_stream(pages)).into_response())
+}
+
+fn task_writer(app: &AppState, classes: ClassNames) -> TaskWriter {
+    TaskWriter { public_url: app.public_url.to_string(), key: app.key.clone(), classes, now: Utc::now() }
+}
+
+/// The pool as Label Studio's tasks, a stream of bytes; also what `gleaner export` writes.
+pub fn task_pages(pages: ExportPages) -> impl Stream<Item = Result<Bytes, StreamError>> {
+    stream::try_unfold(Some((pages, ArrayWriter::default())), |state| async move {
+        let Some((mut pages, mut array)) = state else { return Ok(None) };
+        Ok(Some(match pages.next().await? {
+            Some(tasks) => (Bytes::from(array.write(&tasks)?), Some((pages, array))),
+            None => (Bytes::from(array.finish()), None),
+        }))
+    })
 }
 
 /// Where an export stands.
@@ -216,14 +243,14 @@ pub enum LabelForm {
 
 /// Labels that are being written.
 enum LabelWriter {
-    Json { is_begun: bool },
+    Json(ArrayWriter),
     Table(TableWriter<LabelRowAnswer>),
 }
 
 impl LabelWriter {
     fn new(form: LabelForm) -> Result<Self, StreamError> {
         Ok(match form {
-            LabelForm::Json => Self::Json { is_begun: false },
+            LabelForm::Json => Self::Json(ArrayWriter::default()),
             LabelForm::Table(form) => Self::Table(TableWriter::new(form)?),
         })
     }
@@ -231,22 +258,14 @@ impl LabelWriter {
     fn write(&mut self, rows: &[LabelRowAnswer]) -> Result<Vec<u8>, StreamError> {
         match self {
             Self::Table(table) => Ok(table.write(rows)?),
-            Self::Json { is_begun } => {
-                let mut text = Vec::new();
-                for row in rows {
-                    let begins = !std::mem::replace(is_begun, true);
-                    text.extend_from_slice(if begins { b"[\n" } else { b",\n" });
-                    serde_json::to_writer(&mut text, row)?;
-                }
-                Ok(text)
-            }
+            Self::Json(array) => Ok(array.write(rows)?),
         }
     }
 
     fn finish(self) -> Result<Vec<u8>, StreamError> {
         match self {
             Self::Table(table) => Ok(table.finish()?),
-            Self::Json { is_begun } => Ok(if is_begun { b"]\n".to_vec() } else { b"[]\n".to_vec() }),
+            Self::Json(array) => Ok(array.finish()),
         }
     }
 }
@@ -260,9 +279,6 @@ pub enum StreamError {
     /// A page as a table.
     #[error(transparent)]
     Export(#[from] ExportError),
-    /// A row as JSON.
-    #[error("a row could not be written: {0}")]
-    Json(#[from] serde_json::Error),
 }
 
 #[cfg(test)]

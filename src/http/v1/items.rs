@@ -186,14 +186,17 @@ pub async fn get_item_image(
         .filter(|row| caller.is_none_or(|caller| caller.may_touch(row.project)))
         .ok_or_else(|| ApiError::not_found("item", item))?;
     let tag = format!("\"{}\"", row.content_hash);
+    // A signed address is meant for whoever holds it, other tools' pages too.
+    let reach = if signed { "cross-origin" } else { "same-origin" };
+    let embedding = [("cross-origin-resource-policy", reach)];
     // Content never changes under an id, so a browser need not ask again.
     let fixed = [(ETAG, tag.clone()), (CACHE_CONTROL, "private, max-age=604800, immutable".to_owned())];
     if headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
-        return Ok((StatusCode::NOT_MODIFIED, fixed).into_response());
+        return Ok((StatusCode::NOT_MODIFIED, embedding, fixed).into_response());
     }
     let pack = crate::blob::pack_key(row.project, row.segment);
     let start = u64::try_from(row.pack_offset).map_err(ApiError::internal)?;
     let length = u64::try_from(row.pack_length).map_err(ApiError::internal)?;
     let bytes = app.blob.get_range(&pack, start..start + length).await?;
-    Ok((fixed, [(CONTENT_TYPE, row.media_type)], bytes).into_response())
+    Ok((embedding, fixed, [(CONTENT_TYPE, row.media_type)], bytes).into_response())
 }

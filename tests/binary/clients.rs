@@ -24,8 +24,7 @@ async fn a_generated_client_labels_a_batch_and_no_generated_request_breaks_the_d
     let source = folder.path().join("images");
     write_subset(&source, 400, 100);
     let home = folder.path().join("home");
-    let place =
-        Place { database_url: &database.url(), home: &home, import_root: &source, port: free_port() };
+    let place = Place { database_url: &database.url(), home: &home, import_root: &source, port: free_port() };
     let server = Server::start(&place).await;
     let url = format!("http://127.0.0.1:{}", place.port);
     let caller = Caller::new(place.port);
@@ -42,7 +41,10 @@ async fn a_generated_client_labels_a_batch_and_no_generated_request_breaks_the_d
     generate_client(folder.path());
     let mut example = python();
     example.arg(repository().join("docs/python/label_a_batch.py")).arg(PROJECT);
-    example.env("GLEANER_URL", &url).env("GLEANER_TOKEN", TOKEN).env("PYTHONPATH", folder.path().join("client"));
+    example
+        .env("GLEANER_URL", &url)
+        .env("GLEANER_TOKEN", TOKEN)
+        .env("PYTHONPATH", folder.path().join("client"));
     let said = run(example).await;
     let last = said.lines().last().unwrap_or_default();
     assert_eq!(last, format!("{BATCH_SIZE} labels accepted"), "{said}");
@@ -75,7 +77,8 @@ fn python() -> Command {
 
 /// Makes the client of what `gleaner openapi` says, as `make python-client` does.
 fn generate_client(folder: &Path) {
-    let document = Command::new(env!("CARGO_BIN_EXE_gleaner")).arg("openapi").output().expect("the binary starts");
+    let document =
+        Command::new(env!("CARGO_BIN_EXE_gleaner")).arg("openapi").output().expect("the binary starts");
     assert!(document.status.success(), "{document:?}");
     std::fs::write(folder.join("openapi.json"), &document.stdout).expect("the document is written");
     let generated = Command::new(programs().join("openapi-python-client"))

@@ -47,8 +47,26 @@ build: ## Build the release binary
 packages:
 	$(call install,$(TEST_PACKAGES))
 
+PYTHON_CLIENTS := target/python-clients
+
+.PHONY: python-packages
+python-packages: ## Install what reads the OpenAPI document in tests: openapi-python-client and Schemathesis, into target/python-clients
+	$(call install,python3 python3-venv)
+	@mkdir -p target
+	@cmp -s tests/clients/requirements.txt $(PYTHON_CLIENTS)/installed.txt || { \
+	  python3 -m venv --clear $(PYTHON_CLIENTS) && \
+	  $(PYTHON_CLIENTS)/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt && \
+	  cp tests/clients/requirements.txt $(PYTHON_CLIENTS)/installed.txt; }
+
+.PHONY: python-client
+python-client: python-packages ## Generate a Python client from the OpenAPI document into target/gleaner_client, and import it
+	cargo run --locked --quiet -- openapi > target/openapi.json
+	cd target && python-clients/bin/openapi-python-client generate --meta none --fail-on-warning --overwrite \
+	  --path openapi.json --output-path gleaner_client --config ../tests/clients/openapi-python-client.yaml
+	cd target && python-clients/bin/python -c 'import gleaner_client.api.labeling.submit_labels; print("target/gleaner_client can be imported")'
+
 .PHONY: test
-test: packages check alerts ## Run every test: lints, units, database, the real binary, pages
+test: packages python-packages check alerts ## Run every test: lints, units, database, the real binary, pages, generated clients
 	npm --prefix tests/pages ci --no-fund --no-audit
 	cargo test --locked
 

@@ -20,8 +20,8 @@ mod keys;
 
 pub use error::BlobError;
 pub use keys::{
-    checkpoint_key, embedding_key, model_key, overview_key, pack_key, pretext_key, pretext_loss_key,
-    project_prefix, score_key, tensor_key, upload_key,
+    checkpoint_key, embedding_key, initial_weights_key, model_key, overview_key, pack_key, pretext_key,
+    pretext_loss_key, project_prefix, score_key, tensor_key, upload_key,
 };
 
 /// Bytes of a file that are read and sent at once; S3 wants at least 5 MiB.

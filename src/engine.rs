@@ -20,9 +20,12 @@ use tokio::sync::oneshot;
 
 use crate::config::DeviceChoice;
 use crate::domain::ids::ProjectId;
+use crate::domain::settings::ProjectSettings;
 use crate::learner::StepHook;
 use crate::nn::checkpoint::Checkpoint;
+use crate::nn::graph::Architecture;
 use crate::nn::ops;
+use crate::nn::state_dict::read_backbone;
 
 use queue::{Command, PredictCommand, Queue};
 pub use work::{Audit, Outcome, Work};
@@ -34,6 +37,12 @@ pub struct EngineConfig {
     pub device: DeviceChoice,
     /// Compute threads, at least 1.
     pub threads: usize,
+}
+
+/// Whether a project's network can begin with these weights; the error says which tensor doesn't fit, and how. Takes some time.
+pub fn check_initial_weights(bytes: &[u8], settings: &ProjectSettings) -> Result<(), String> {
+    let architecture = Architecture::new(settings.backbone, settings.image);
+    read_backbone(bytes, &architecture).map(drop).map_err(|error| error.to_string())
 }
 
 /// Why the engine didn't do something.

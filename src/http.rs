@@ -53,7 +53,7 @@ const JSON_MAX_BYTES: usize = 4 << 20;
 /// Bytes of the tasks that Label Studio sends at most: 20,000 are 10 MB.
 const TASKS_MAX_BYTES: usize = 32 << 20;
 
-/// Bytes of the images of one prediction at most.
+/// Bytes of the images of one prediction, and of initial weights, at most.
 const PREDICTION_MAX_BYTES: usize = 64 << 20;
 
 /// What the handlers work with; cheap to clone.
@@ -236,9 +236,14 @@ fn task_predictions() -> OpenApiRouter<AppState> {
     OpenApiRouter::default().routes(routes!(label_studio::predict_tasks))
 }
 
-/// Routes whose bodies are images that are held in memory.
+/// Routes whose bodies are images or weights that are held in memory.
 fn predictions() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default().routes(routes!(v1::predictions::create_predictions))
+    use v1::{initial_weights, predictions};
+    OpenApiRouter::default().routes(routes!(predictions::create_predictions)).routes(routes!(
+        initial_weights::get_initial_weights,
+        initial_weights::replace_initial_weights,
+        initial_weights::delete_initial_weights
+    ))
 }
 
 /// Routes whose bodies are streamed: larger, and without the timeout of an answer.

@@ -33,7 +33,7 @@ pub use lease::{
 pub use report::{AgreementReport, ClassAgreement, LabelerAgreement, PairAgreement, report_agreement};
 pub use set_aside::{SetAside, set_labeler_aside};
 pub use skip::{SkippedTask, skip_task};
-pub use submit::{Submission, Submit, SubmitResult, submit_labels};
+pub use submit::{Submission, Submit, SubmitResult, Submitted, submit_labels};
 pub use weigh::WeighError;
 
 /// Who wants to change a label.

@@ -41,7 +41,7 @@ pub use fine_tune::fine_tune;
 pub use fine_tune_head::fine_tune_head;
 pub use plane::Plane;
 pub use pretext_loss::pretext_losses;
-pub use pretrain::{pretext_run, pretrain};
+pub use pretrain::{pretext_run, pretrain, pretrain_from};
 pub use round_step::{RoundInput, TrainedRound, score_round, train_round};
 pub use score::{predict, score, score_embeddings};
 pub use tables::{Column, EmbeddingTable, PretextLossTable, ScoreColumns, ScoreRow, ScoreTable};

@@ -23,6 +23,7 @@ pub mod ops;
 pub mod optimizer;
 pub mod parameters;
 pub mod schedule;
+pub mod state_dict;
 
 use thiserror::Error;
 

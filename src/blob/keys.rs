@@ -23,6 +23,12 @@ pub fn pack_key(project: ProjectId, segment: SegmentId) -> String {
     format!("projects/{project}/segments/{segment}.pack")
 }
 
+/// Weights of others that a project begins with, by the SHA-256 of the file.
+#[must_use]
+pub fn initial_weights_key(project: ProjectId, sha256: &str) -> String {
+    format!("projects/{project}/initial/{sha256}.safetensors")
+}
+
 /// The checkpoint that a pretraining job ended with.
 #[must_use]
 pub fn pretext_key(project: ProjectId, job: JobId) -> String {

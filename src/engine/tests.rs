@@ -47,6 +47,7 @@ pub(super) fn small_work() -> Work {
     Work::Pretrain {
         pool: Arc::new(pool),
         settings: Box::new(fixture::settings()),
+        initial_weights: None,
         resume: None,
         sink: Box::new(DropCheckpoints),
     }
@@ -172,6 +173,7 @@ fn dropping_the_guard_stops_the_running_work_at_its_next_step() {
     let work = Work::Pretrain {
         pool: Arc::new(pool),
         settings: Box::new(settings),
+        initial_weights: None,
         resume: None,
         sink: Box::new(DropCheckpoints),
     };

@@ -16,12 +16,14 @@ use crate::vision::Pool;
 
 /// One piece of work; what each does stands at the function of `learner` it names.
 pub enum Work {
-    /// `learner::pretrain`.
+    /// `learner::pretrain_from`.
     Pretrain {
         /// D_l ∪ D_u.
         pool: Arc<Pool>,
         /// The project's settings.
         settings: Box<ProjectSettings>,
+        /// Weights of others to begin with, as safetensors.
+        initial_weights: Option<Vec<u8>>,
         /// The checkpoint of an earlier attempt.
         resume: Option<Vec<u8>>,
         /// Where checkpoints go meanwhile.
@@ -172,8 +174,10 @@ impl Work {
     pub(super) fn perform(self, device: &Device, hook: &mut dyn StepHook) -> Result<Outcome, LearnerError> {
         let model = |checkpoint| Outcome::Model(Box::new(checkpoint));
         match self {
-            Self::Pretrain { pool, settings, resume, mut sink } => {
-                learner::pretrain(device, &pool, &settings, resume.as_deref(), sink.as_mut(), hook).map(model)
+            Self::Pretrain { pool, settings, initial_weights, resume, mut sink } => {
+                let (initial, resume) = (initial_weights.as_deref(), resume.as_deref());
+                learner::pretrain_from(device, &pool, &settings, initial, resume, sink.as_mut(), hook)
+                    .map(model)
             }
             Self::Embed { model, pool } => {
                 learner::embed(device, &model, &pool, hook).map(Outcome::Embeddings)

@@ -2,6 +2,9 @@
 //!
 //! These extractors differ from axum's in their errors alone: each is an `ApiError`, and one that names the field.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -10,6 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use super::problem::{ApiError, ProblemKind};
@@ -54,7 +58,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Query<T
     }
 }
 
-/// A JSON body of a PATCH, PUT or DELETE (a POST takes `idempotency::Post`).
+/// A JSON body of a PATCH, PUT or DELETE, which must be there (a POST takes `idempotency::Post`).
 pub struct Json<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
@@ -63,6 +67,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let headers = request.headers().clone();
         let bytes = read_body(request, state).await?;
+        if bytes.is_empty() {
+            return Err(ApiError::new(ProblemKind::Malformed, "the body is missing; send a JSON object"));
+        }
         parse_json(&headers, &bytes).map(Self)
     }
 }
@@ -154,6 +161,7 @@ pub struct PageQuery {
     #[param(minimum = 1, maximum = 1000, example = 100)]
     pub limit: Option<u32>,
     /// The `next` of the page before.
+    #[param(pattern = "^[0-9a-f]{8}[.][0-9A-Za-z_-]+$")]
     pub after: Option<String>,
 }
 
@@ -165,11 +173,6 @@ impl PageQuery {
     pub fn limit(&self) -> Result<u32, ApiError> {
         page_limit(self.limit)
     }
-
-    /// Where the page begins, parsed; `None` for the first page.
-    pub fn after<C: std::str::FromStr>(&self) -> Result<Option<C>, ApiError> {
-        page_cursor(self.after.as_deref())
-    }
 }
 
 /// Checks `?limit=`.
@@ -180,12 +183,39 @@ pub fn page_limit(limit: Option<u32>) -> Result<u32, ApiError> {
     }
 }
 
-/// Parses `?after=`.
-pub fn page_cursor<C: std::str::FromStr>(after: Option<&str>) -> Result<Option<C>, ApiError> {
-    after
-        .map(str::parse)
-        .transpose()
-        .map_err(|_| ApiError::invalid_field("after", "must be the `next` of the page before"))
+/// One list of the service: its cursors say which list they belong to, so that one of another list is refused instead of read wrongly.
+#[derive(Clone, Debug)]
+pub struct List {
+    tag: String,
+}
+
+impl List {
+    /// The list `name` of what `scope` names: a project's id, a round's number.
+    #[must_use]
+    pub fn new(name: &str, scope: &[&dyn Display]) -> Self {
+        let mut digest = Sha256::new_with_prefix(name);
+        for part in scope {
+            digest.update(format!("/{part}"));
+        }
+        Self { tag: hex::encode(&digest.finalize()[..4]) }
+    }
+
+    /// The cursor after the entry that `key` finds.
+    #[must_use]
+    pub fn cursor(&self, key: impl Display) -> String {
+        format!("{}.{key}", self.tag)
+    }
+
+    /// Parses `?after=`; `None` for the first page.
+    pub fn after<C: FromStr>(&self, query: &PageQuery) -> Result<Option<C>, ApiError> {
+        let Some(text) = query.after.as_deref() else { return Ok(None) };
+        let refuse = || ApiError::invalid_field("after", "must be the `next` of a page of this list");
+        let (tag, key) = text.split_once('.').ok_or_else(refuse)?;
+        if tag != self.tag {
+            return Err(refuse());
+        }
+        key.parse().map(Some).map_err(|_| refuse())
+    }
 }
 
 /// One page of a list.
@@ -256,6 +286,21 @@ mod tests {
         assert_eq!(parse(r#"{"inner": {"count": 3}} x"#).expect_err("more").kind(), ProblemKind::Malformed);
         let plain = parse_json::<Outer>(&HeaderMap::new(), b"{}").expect_err("no media type");
         assert_eq!(plain.kind(), ProblemKind::UnsupportedMediaType);
+    }
+
+    #[test]
+    fn a_cursor_leads_on_in_its_own_list_alone() {
+        let list = List::new("items", &[&"project"]);
+        let query = PageQuery { limit: None, after: Some(list.cursor(17)) };
+        assert_eq!(list.after::<u32>(&query).expect("its own cursor"), Some(17));
+        for other in [List::new("items", &[&"other"]), List::new("rounds", &[&"project"])] {
+            assert_eq!(other.after::<u32>(&query).expect_err("another's").kind(), ProblemKind::Invalid);
+        }
+        for broken in ["17", "", ".17"] {
+            let query = PageQuery { limit: None, after: Some(broken.to_owned()) };
+            assert!(list.after::<u32>(&query).is_err(), "{broken}");
+        }
+        assert_eq!(list.after::<u32>(&PageQuery::default()).expect("the first page"), None);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! What holds for every operation is added here once: the idempotency key of a POST, the problem of an error, the security schemes.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, PathItem, Ref, RefOr, Required, Response as ApiResponse, ResponseBuilder,
@@ -81,11 +82,22 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         "session".to_owned(),
         RefOr::T(SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE)))),
     );
+    flatten_schemas(&mut components.schemas);
+    let optional = optional_bodies(&components.schemas);
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
             operation.responses.responses.insert("default".to_owned(), RefOr::T(problem_response()));
         }
         if let Some(post) = item.post.as_mut().filter(|post| post.security.is_none()) {
+            // An empty body of a POST counts as {}, so one without fields that it needs may be left out.
+            if let Some(RefOr::T(body)) = post.request_body.as_mut() {
+                if let Some(RefOr::T(content)) = body.content.get("application/json")
+                    && let Some(RefOr::Ref(schema)) = &content.schema
+                    && optional.contains(&schema.ref_location)
+                {
+                    body.required = Some(Required::False);
+                }
+            }
             post.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
         }
     }
@@ -116,14 +128,56 @@ fn idempotency_key() -> Parameter {
         .description(Some(
             "1 to 200 visible characters; the same key with the same body gives the first answer again",
         ))
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[!-~]{1,200}$")).build()))
         .build()
+}
+
+/// Makes one object of each `allOf` (a flattened struct). The parts can't stand side by side: one that knows no further properties refuses
+/// those of the other, so no value would fit both.
+fn flatten_schemas(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    let known = schemas.clone();
+    for schema in schemas.values_mut() {
+        let RefOr::T(Schema::AllOf(parts)) = schema else { continue };
+        let mut whole = Object::with_type(Type::Object);
+        whole.description.clone_from(&parts.description);
+        for part in &parts.items {
+            let Some(part) = find_object(part, &known) else { continue };
+            whole.properties.extend(part.properties.clone());
+            whole.required.extend(part.required.iter().cloned());
+            whole.examples.extend(part.examples.iter().cloned());
+            whole.example = whole.example.or_else(|| part.example.clone());
+            whole.additional_properties =
+                whole.additional_properties.or_else(|| part.additional_properties.clone());
+        }
+        whole.example = parts.example.clone().or(whole.example);
+        *schema = RefOr::T(Schema::Object(whole));
+    }
+}
+
+/// The object that a part of an `allOf` is or refers to.
+fn find_object<'a>(
+    part: &'a RefOr<Schema>,
+    known: &'a BTreeMap<String, RefOr<Schema>>,
+) -> Option<&'a Object> {
+    match part {
+        RefOr::T(Schema::Object(object)) => Some(object),
+        RefOr::T(_) => None,
+        RefOr::Ref(reference) => {
+            let name = reference.ref_location.rsplit('/').next()?;
+            known.get(name).and_then(|schema| find_object(schema, known))
+        }
+    }
+}
+
+/// References to the objects that need no field.
+fn optional_bodies(schemas: &BTreeMap<String, RefOr<Schema>>) -> HashSet<String> {
+    let is_optional = |schema: &RefOr<Schema>| matches!(schema, RefOr::T(Schema::Object(object)) if object.required.is_empty());
+    let optional = schemas.iter().filter(|(_, schema)| is_optional(schema));
+    optional.map(|(name, _)| Ref::from_schema_name(name).ref_location).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]

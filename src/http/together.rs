@@ -27,6 +27,9 @@ pub trait Shareable: Send + Sync + Sized + 'static {
     /// Where calls of this kind gather.
     fn calls(app: &AppState) -> &Calls<Self>;
 
+    /// What a shared transaction leaves for `after_commit`.
+    type Residue: Default + Send;
+
     /// How many rows this call writes, about.
     fn weight(&self) -> usize;
 
@@ -36,7 +39,18 @@ pub trait Shareable: Send + Sync + Sized + 'static {
         connection: &mut PgConnection,
         project: &ProjectRow,
         calls: &[(&Principal, &Self)],
+        residue: &mut Self::Residue,
     ) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
+
+    /// Completes the answers once all of it is durable, with what isn't kept. No other transaction of the kind and project runs meanwhile.
+    fn after_commit(
+        _app: &AppState,
+        _project: ProjectId,
+        _residue: Self::Residue,
+        _answers: Vec<&mut Self::Answer>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async { Ok(()) }
+    }
 }
 
 /// Calls of one kind on their way.
@@ -93,7 +107,7 @@ async fn serve<C: Shareable>(
     calls: &[Sent<C>],
 ) -> Vec<Result<Shared<C>, ApiError>> {
     match commit(app, project, &calls.iter().collect::<Vec<_>>()).await {
-        Ok(answers) => answers,
+        Ok(committed) => committed.complete(app).await,
         // Nothing would be gained by asking an absent database for each.
         Err(error) if calls.len() == 1 || error.is_unavailable() => answer_each(calls.len(), Err(error)),
         Err(error) => {
@@ -101,7 +115,7 @@ async fn serve<C: Shareable>(
             let mut answers = Vec::with_capacity(calls.len());
             for call in calls {
                 match commit(app, project, &[call]).await {
-                    Ok(answer) => answers.extend(answer),
+                    Ok(committed) => answers.extend(committed.complete(app).await),
                     Err(error) => answers.push(Err(error.into())),
                 }
             }
@@ -110,12 +124,36 @@ async fn serve<C: Shareable>(
     }
 }
 
+/// A shared transaction that is durable.
+struct Committed<C: Shareable> {
+    project: Option<ProjectId>,
+    answers: Vec<Result<Shared<C>, ApiError>>,
+    residue: C::Residue,
+}
+
+impl<C: Shareable> Committed<C> {
+    async fn complete(mut self, app: &AppState) -> Vec<Result<Shared<C>, ApiError>> {
+        let done = self.answers.iter_mut().filter_map(|answer| match answer {
+            Ok(Shared { outcome: Outcome::Done(answer), .. }) => Some(answer),
+            _ => None,
+        });
+        let done: Vec<_> = done.collect();
+        if let Some(project) = self.project.filter(|_| !done.is_empty())
+            && let Err(error) = C::after_commit(app, project, self.residue, done).await
+        {
+            return answer_each(self.answers.len(), Err(error));
+        }
+        self.answers
+    }
+}
+
 /// Carries out calls in one transaction. Twins among them are told apart by the second round, which finds the answers of the first.
 async fn commit<C: Shareable>(
     app: &AppState,
     project: &str,
     calls: &[&Sent<C>],
-) -> Result<Vec<Result<Shared<C>, ApiError>>, StoreError> {
+) -> Result<Committed<C>, StoreError> {
+    let mut residue = C::Residue::default();
     let mut tx = app.store.begin().await?;
     let row = store::project::find_by_key(&mut tx, project).await?;
     let mut answers: Vec<Option<Result<Shared<C>, ApiError>>> = calls.iter().map(|_| None).collect();
@@ -129,12 +167,13 @@ async fn commit<C: Shareable>(
             let mut seen = HashSet::new();
             let is_first = |place: &mut usize| calls[*place].key.as_ref().is_none_or(|key| seen.insert(key));
             let round: Vec<usize> = waiting.extract_if(.., is_first).collect();
-            carry_out(app, &mut tx, row, calls, &round, &mut answers).await?;
+            carry_out(app, &mut tx, row, calls, &round, (&mut answers, &mut residue)).await?;
         }
     }
     tx.commit().await?;
     app.events.nudge();
-    Ok(answers.into_iter().flatten().collect())
+    let project = row.map(|row| row.id);
+    Ok(Committed { project, answers: answers.into_iter().flatten().collect(), residue })
 }
 
 /// Carries out the calls at these places, of which no two have one key.
@@ -144,7 +183,7 @@ async fn carry_out<C: Shareable>(
     project: &ProjectRow,
     calls: &[&Sent<C>],
     places: &[usize],
-    answers: &mut [Option<Result<Shared<C>, ApiError>>],
+    (answers, residue): (&mut [Option<Result<Shared<C>, ApiError>>], &mut C::Residue),
 ) -> Result<(), StoreError> {
     let keyed: Vec<(usize, &Key)> =
         places.iter().filter_map(|place| Some((*place, calls[*place].key.as_ref()?))).collect();
@@ -171,7 +210,7 @@ async fn carry_out<C: Shareable>(
     }
     let contents: Vec<_> =
         fresh.iter().map(|place| (&calls[*place].caller, &calls[*place].content)).collect();
-    let done = C::carry_out(app, connection, project, &contents).await?;
+    let done = C::carry_out(app, connection, project, &contents, residue).await?;
     let mut kept = Vec::new();
     for (place, done) in fresh.into_iter().zip(done) {
         if let Some(key) = &calls[place].key {

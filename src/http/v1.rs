@@ -8,6 +8,7 @@ pub mod curve;
 pub mod events;
 pub mod exports;
 pub mod imports;
+pub mod initial_weights;
 pub mod items;
 pub mod labelers;
 pub mod labels;

@@ -52,12 +52,21 @@ pub struct SubmitResult {
     pub outcome: LabelOutcome,
 }
 
-/// Takes the labels of these calls; the results are in the order of the calls and of their labels, and hold once the caller has committed.
+/// What became of submits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Submitted {
+    /// In the order of the calls and of their labels.
+    pub results: Vec<Vec<SubmitResult>>,
+    /// The rounds of the tasks that they closed, an entry a task.
+    pub closed: Vec<i32>,
+}
+
+/// Takes the labels of these calls; what is returned holds once the caller has committed.
 pub async fn submit_labels(
     connection: &mut PgConnection,
     project: &ProjectRow,
     submits: &[Submit<'_>],
-) -> Result<Vec<Vec<SubmitResult>>, StoreError> {
+) -> Result<Submitted, StoreError> {
     let submissions = || submits.iter().flat_map(|submit| submit.submissions);
     let mut names: Vec<String> = submissions().map(|submission| submission.class.clone()).collect();
     names.sort_unstable();
@@ -82,9 +91,9 @@ pub async fn submit_labels(
         .collect();
     label::create_all(connection, project.id, &batch.labels).await?;
     let answered: Vec<&TaskVotes> = batch.answered.iter().filter_map(|task| votes.get(task)).collect();
-    close_tasks(connection, project.settings.seed, &answered, Ties::AskAgain).await?;
+    let closed = close_tasks(connection, project.settings.seed, &answered, Ties::AskAgain).await?;
     event::append_all(connection, project.id, EventKind::LabelAccepted, &batch.events).await?;
-    Ok(results)
+    Ok(Submitted { results, closed })
 }
 
 /// What a submit is going to write.

@@ -183,6 +183,7 @@ impl House {
         let results = submit_labels(&mut transaction, &row, &[Submit { labeler, submissions }])
             .await
             .unwrap()
+            .results
             .remove(0);
         transaction.commit().await.unwrap();
         results

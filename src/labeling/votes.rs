@@ -210,17 +210,25 @@ pub(crate) async fn lock_votes(
 }
 
 /// Writes the verdict of every given task that has no slot open or leased; the others stay as they are.
+///
+/// Returns the rounds of those that are settled or skipped by it, an entry a task; external ones belong to no batch and are left out.
 pub(crate) async fn close_tasks(
     connection: &mut PgConnection,
     seed: u64,
     votes: &[&TaskVotes],
     ties: Ties<'_>,
-) -> Result<(), StoreError> {
+) -> Result<Vec<i32>, StoreError> {
     let (mut tasks, mut states, mut items, mut classes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut closed = Vec::new();
     for of_task in votes.iter().filter(|of_task| !of_task.is_unclosed()) {
         let (state, class) = conclude(of_task, seed, ties);
         tasks.push(of_task.task.id);
         states.push(state);
+        if matches!(state, TaskState::Settled | TaskState::Skipped)
+            && of_task.task.source != TaskSource::External
+        {
+            closed.push(of_task.task.round_number);
+        }
         // A gold item keeps the class it is known to have.
         if let Some(class) = class
             && of_task.task.source != TaskSource::Gold
@@ -230,7 +238,8 @@ pub(crate) async fn close_tasks(
         }
     }
     task::write_states(connection, &tasks, &states).await?;
-    task::write_classes(connection, &items, &classes).await
+    task::write_classes(connection, &items, &classes).await?;
+    Ok(closed)
 }
 
 fn conclude(of_task: &TaskVotes, seed: u64, ties: Ties<'_>) -> (TaskState, Option<ClassIndex>) {

@@ -4,6 +4,7 @@
 
 use candle_core::Device;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::training::{
     MiniBatch, Recipe, SAVE_INTERVAL, Training, run_digest, starting_point, training_order,
@@ -16,6 +17,7 @@ use crate::nn::device::{backbone_for, kernel_name};
 use crate::nn::graph::{Architecture, Representation};
 use crate::nn::initialize::{initial_backbone, initialize_head};
 use crate::nn::optimizer::Rule;
+use crate::nn::state_dict::read_backbone;
 use crate::nn::{head, ops};
 use crate::pretext;
 use crate::vision::{Normalization, Pool};
@@ -42,11 +44,33 @@ pub fn pretrain(
     sink: &mut dyn CheckpointSink,
     hook: &mut dyn StepHook,
 ) -> Result<Checkpoint> {
+    pretrain_from(device, pool, settings, None, resume, sink, hook)
+}
+
+/// As `pretrain`, with a backbone that begins with the weights in this safetensors file (`nn::state_dict`) rather than with drawn ones.
+///
+/// # Errors
+/// As `pretrain`, and weights that don't fit the network.
+pub fn pretrain_from(
+    device: &Device,
+    pool: &Pool,
+    settings: &ProjectSettings,
+    initial_weights: Option<&[u8]>,
+    resume: Option<&[u8]>,
+    sink: &mut dyn CheckpointSink,
+    hook: &mut dyn StepHook,
+) -> Result<Checkpoint> {
     if pool.is_empty() {
         return Err(LearnerError::NoItems { purpose: "pretrain on" });
     }
     let task = pretext::for_settings(&settings.pretext);
-    let fresh = initial_checkpoint(device, pool, settings, task.answer_count());
+    let mut fresh = initial_checkpoint(device, pool, settings, task.answer_count());
+    if let Some(bytes) = initial_weights {
+        fresh.backbone = read_backbone(bytes, &fresh.architecture())?;
+        let digest = hex::encode(Sha256::digest(bytes));
+        fresh.manifest.run = hex::encode(Sha256::digest(format!("{} {digest}", fresh.manifest.run)));
+        fresh.manifest.initial_weights = Some(digest);
+    }
     let network = backbone_for(device, fresh.architecture());
     let seed = settings.seed;
     let plan_epoch = |epoch: u32| {
@@ -107,6 +131,7 @@ fn initial_checkpoint(
         kernel: kernel_name(device).to_owned(),
         thread_count: ops::thread_count(),
         epochs: Vec::new(),
+        initial_weights: None,
     };
     Checkpoint { manifest, backbone, head, training: None }
 }
@@ -129,6 +154,27 @@ mod tests {
         let (first, last) = (manifest.epochs[0], manifest.epochs[5]);
         assert!(last.loss < 0.8 * first.loss && last.accuracy > 0.6, "{first:?} {last:?}");
         assert_eq!(model.training, None);
+    }
+
+    #[test]
+    fn weights_of_others_are_where_it_begins_and_the_manifest_names_them() {
+        let (pool, _) = fixture::pool(40, "initial");
+        let mut settings = fixture::settings();
+        settings.pretext.epochs = 1;
+        let start = |initial: Option<&[u8]>| {
+            pretrain_from(&Device::Cpu, &pool, &settings, initial, None, &mut DropCheckpoints, &mut go_on)
+        };
+        let drawn = start(None).unwrap();
+        // What one epoch has learned goes on from there: the same file, the same result; another beginning, another.
+        let file = drawn.to_bytes().unwrap();
+        let (once, again) = (start(Some(&file)).unwrap(), start(Some(&file)).unwrap());
+        assert_eq!(once, again);
+        assert_ne!(once.backbone, drawn.backbone);
+        assert!(once.manifest.epochs[0].loss < drawn.manifest.epochs[0].loss);
+        assert_ne!(once.manifest.run, drawn.manifest.run);
+        let digest = hex::encode(Sha256::digest(&file));
+        assert_eq!((once.manifest.initial_weights, drawn.manifest.initial_weights), (Some(digest), None));
+        assert!(start(Some(b"nothing of the kind")).is_err());
     }
 
     #[test]

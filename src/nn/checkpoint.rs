@@ -78,6 +78,9 @@ pub struct Manifest {
     pub thread_count: usize,
     /// What each pass came to, oldest first.
     pub epochs: Vec<EpochRecord>,
+    /// SHA-256 of the weights of others that pretraining began with, in hexadecimal; absent when it began from chance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_weights: Option<String>,
 }
 
 /// An optimizer's state inside a checkpoint.
@@ -259,7 +262,7 @@ fn read_training(saved: &SavedProgress, tensors: Vec<NamedTensor>) -> Result<Tra
     Ok(TrainingState { progress: saved.progress, backbone, head })
 }
 
-fn read_tensor(name: &str, view: &TensorView<'_>) -> Result<NamedTensor> {
+pub(super) fn read_tensor(name: &str, view: &TensorView<'_>) -> Result<NamedTensor> {
     if view.dtype() != Dtype::F32 {
         return Err(NnError::Checkpoint(format!("tensor `{name}` is {:?}, F32 is needed", view.dtype())));
     }
@@ -305,6 +308,7 @@ mod tests {
             kernel: "portable".to_owned(),
             thread_count: 2,
             epochs: vec![EpochRecord { loss: 1.1, accuracy: 0.4 }],
+            initial_weights: None,
         };
         let backbone = initialize::initial_backbone(&architecture, 7);
         Checkpoint { manifest, backbone, head, training: None }

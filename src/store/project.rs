@@ -140,6 +140,34 @@ pub async fn update_settings(
     Ok(())
 }
 
+/// The SHA-256 of the weights that pretraining begins with, in hexadecimal; `None` for drawn ones.
+pub async fn find_initial_weights(
+    connection: &mut PgConnection,
+    id: ProjectId,
+) -> Result<Option<String>, StoreError> {
+    let found = sqlx::query_scalar!("select initial_weights from project where id = $1", id as ProjectId)
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.flatten())
+}
+
+/// Notes with which weights pretraining begins; false once the project has started.
+pub async fn set_initial_weights(
+    connection: &mut PgConnection,
+    id: ProjectId,
+    sha256: Option<&str>,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update project set initial_weights = $2
+         where id = $1 and deleted_at is null and state in ('empty', 'importing', 'ready')",
+        id as ProjectId,
+        sha256
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Gives another name. Conflict on `project_name` when another project has it.
 pub async fn rename(connection: &mut PgConnection, id: ProjectId, name: &str) -> Result<(), StoreError> {
     sqlx::query!("update project set name = $2 where id = $1", id as ProjectId, name)

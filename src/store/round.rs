@@ -66,8 +66,19 @@ pub struct RoundStanding {
     pub task_count: i64,
     /// Of these, settled or skipped ones.
     pub answered_count: i64,
-    /// Slots of any of its tasks that are open or leased; at 0 the batch is complete.
-    pub unclosed_slot_count: i64,
+    /// Whether any slot that it waits for is open or leased; if none is, the batch is complete.
+    pub has_unclosed: bool,
+}
+
+/// What of a round's standing is known without counting its tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundHead {
+    /// Its number.
+    pub number: i32,
+    /// Where it stands.
+    pub state: RoundState,
+    /// As `RoundStanding::has_unclosed`.
+    pub has_unclosed: bool,
 }
 
 /// Waits for the project's lock and holds it until the transaction ends; whoever makes slots or moves a round holds it.
@@ -393,8 +404,26 @@ pub async fn find_standing(
                 and t.source in ('gold', 'relabel') and t.state <> 'withdrawn') as "task_count!",
              (select count(*) from task t where t.project = r.project and t.round_number = r.number
                 and t.source <> 'external' and t.state in ('settled', 'skipped')) as "answered_count!",
-             (select count(*) from slot s where s.project = r.project and s.round_number = r.number
-                and s.state in ('open', 'leased')) as "unclosed_slot_count!"
+             exists (select from slot s where s.project = r.project and s.round_number = r.number
+                and s.state in ('open', 'leased')) as "has_unclosed!"
+           from round r where r.project = $1 order by r.number desc limit 1"#,
+        project as ProjectId
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row)
+}
+
+/// The head of the round under way, or of the last one; `None` before the first. Costs the same however large the round is.
+pub async fn find_head(
+    connection: &mut PgConnection,
+    project: ProjectId,
+) -> Result<Option<RoundHead>, StoreError> {
+    let row = sqlx::query_as!(
+        RoundHead,
+        r#"select r.number, r.state as "state: RoundState",
+             exists (select from slot s where s.project = r.project and s.round_number = r.number
+                and s.state in ('open', 'leased')) as "has_unclosed!"
            from round r where r.project = $1 order by r.number desc limit 1"#,
         project as ProjectId
     )

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::blob::{checkpoint_key, pretext_key};
+use crate::blob::{checkpoint_key, initial_weights_key, pretext_key};
 use crate::engine::{Outcome, Work};
 use crate::learner::CheckpointSink;
 use crate::nn::checkpoint::Checkpoint;
 use crate::rounds::request::{PretrainRequest, from_json, to_json};
 use crate::store::job::JobRow;
 use crate::store::project::ProjectRow;
-use crate::store::{job, pool};
+use crate::store::{self, job, pool};
 
 use super::attempt::{Attempt, CheckpointCell};
 use super::finish::Finished;
@@ -36,6 +36,7 @@ pub(super) async fn run(
     let work = Work::Pretrain {
         pool: Arc::new(pool),
         settings: Box::new(project.settings.clone()),
+        initial_weights: load_initial_weights(workshop, project).await?,
         resume: load_resume(workshop, row).await?,
         sink: Box::new(MidwaySink::new(workshop, row, attempt)),
     };
@@ -43,6 +44,20 @@ pub(super) async fn run(
     let key = pretext_key(project.id, row.id);
     store_model(workshop, &key, &model).await?;
     Ok(Finished::Pretext { checkpoint: key, manifest: to_json(&model.manifest) })
+}
+
+/// The weights that the operator gave the project to begin with; they can't change once it has started.
+async fn load_initial_weights(
+    workshop: &Workshop,
+    project: &ProjectRow,
+) -> Result<Option<Vec<u8>>, BodyError> {
+    let mut connection = workshop.store.acquire().await?;
+    let sha256 = store::project::find_initial_weights(&mut connection, project.id).await?;
+    drop(connection);
+    match sha256 {
+        Some(sha256) => Ok(Some(workshop.blob.get(&initial_weights_key(project.id, &sha256)).await?)),
+        None => Ok(None),
+    }
 }
 
 /// The bytes of the job's last checkpoint, if an earlier attempt left one.

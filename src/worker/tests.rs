@@ -187,6 +187,7 @@ impl Service {
         let results = submit_labels(&mut transaction, &row, &[Submit { labeler, submissions: &submissions }])
             .await
             .unwrap()
+            .results
             .remove(0);
         transaction.commit().await.unwrap();
         results.len()

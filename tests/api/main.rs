@@ -12,6 +12,7 @@ mod events;
 mod idempotency;
 mod import;
 mod imports;
+mod initial_weights;
 mod items;
 mod label_studio;
 mod labeling;

@@ -99,6 +99,29 @@ async fn lists_page_by_cursor_without_loss_or_repetition() {
 }
 
 #[tokio::test]
+async fn a_cursor_of_another_list_is_refused_and_leads_nowhere_else() {
+    let app = spawn_app().await;
+    for name in ["p", "q"] {
+        let project = app.create_project(name).await;
+        app.add_items(project, 3).await;
+    }
+    let next = async |path: &str| {
+        let page = app.get(&format!("/api/v1/{path}?limit=1")).await.expect(200);
+        page["next"].as_str().expect("a further page").to_owned()
+    };
+    let cursor = next("projects/p/items").await;
+    for other in ["projects/q/items", "projects", "tokens", "projects/p/rounds", "projects/p/imports"] {
+        app.get(&format!("/api/v1/{other}?after={cursor}")).await.expect_invalid("after");
+    }
+    let items = async |after: &str| {
+        app.get(&format!("/api/v1/projects/p/items?limit=1&after={after}")).await.expect(200)
+    };
+    assert_eq!(items(&cursor).await["items"].as_array().unwrap().len(), 1);
+    let projects = next("projects").await;
+    app.get(&format!("/api/v1/projects/p/items?after={projects}")).await.expect_invalid("after");
+}
+
+#[tokio::test]
 async fn a_change_merges_objects_replaces_strategies_and_tells_who_listens() {
     let app = spawn_app().await;
     app.create_project("p").await;

@@ -4,6 +4,7 @@
 
 #![expect(clippy::panic, reason = "a test ends with its reason")]
 
+mod clients;
 mod dataset;
 mod exports;
 mod journey;

@@ -18,7 +18,7 @@ use crate::domain::event::EventKind;
 use crate::domain::ids::ProjectId;
 use crate::events::{EventRow, Subscription};
 use crate::http::auth::{Operator, Tool, find_project};
-use crate::http::extract::{Path, Query, page_cursor};
+use crate::http::extract::{Path, Query};
 use crate::http::problem::{ApiError, Problem};
 use crate::http::{AppState, Stopping};
 
@@ -31,7 +31,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 #[into_params(parameter_in = Query)]
 pub struct EventQuery {
     /// The number after which to begin; 0 for all there ever were. Absent: from now on. `Last-Event-ID` overrides it.
-    after: Option<String>,
+    #[param(minimum = 0)]
+    after: Option<i64>,
 }
 
 /// The `data` of an event; its `id` is the number and its `event` the kind.
@@ -115,7 +116,7 @@ pub async fn stream_events(
 
 fn resume_after(headers: &HeaderMap, query: &EventQuery) -> Result<Option<i64>, ApiError> {
     match headers.get("last-event-id") {
-        None => page_cursor(query.after.as_deref()),
+        None => Ok(query.after),
         Some(value) => match value.to_str().ok().and_then(|text| text.trim().parse().ok()) {
             Some(number) => Ok(Some(number)),
             None => Err(ApiError::invalid_field("Last-Event-ID", "must be the number of an event")),

@@ -13,7 +13,7 @@ use crate::domain::ids::ImportId;
 use crate::domain::import::{ImportFormat, ImportState, LabelRule, Rejection, SplitRule};
 use crate::http::AppState;
 use crate::http::auth::{Operator, find_project};
-use crate::http::extract::{Page, PageQuery, Path, Query};
+use crate::http::extract::{List, Page, PageQuery, Path, Query};
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::{ApiError, Problem};
 use crate::import;
@@ -169,11 +169,13 @@ pub async fn list_imports(
     Path(project): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<ImportAnswer>>, ApiError> {
-    let (limit, after) = (query.limit()?, query.after::<ImportId>()?);
+    let limit = query.limit()?;
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
+    let list = List::new("imports", &[&row.id]);
+    let after: Option<ImportId> = list.after(&query)?;
     let rows = store::import::list(&mut connection, row.id, after, i64::from(limit)).await?;
-    Ok(axum::Json(Page::new(rows, limit, |row| row.id.to_string(), ImportAnswer::from)))
+    Ok(axum::Json(Page::new(rows, limit, |row| list.cursor(row.id), ImportAnswer::from)))
 }
 
 /// Shows an import: how far it is, and what was not taken.

@@ -15,7 +15,7 @@ use crate::domain::item::Split;
 use crate::domain::role::Role;
 use crate::http::AppState;
 use crate::http::auth::{Labeler, MaybeCaller, Tool, find_project};
-use crate::http::extract::{Page, Path, Query, page_cursor, page_limit};
+use crate::http::extract::{List, Page, PageQuery, Path, Query};
 use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::store;
 use crate::store::class::ClassNames;
@@ -70,8 +70,10 @@ pub struct ItemQuery {
     /// Only items with a class, or only those without. Operators only.
     labeled: Option<bool>,
     /// At most so many entries, 1 to 1000; 100 when absent.
+    #[param(minimum = 1, maximum = 1000, example = 100)]
     limit: Option<u32>,
     /// The `next` of the page before.
+    #[param(pattern = "^[0-9a-f]{8}[.][0-9A-Za-z_-]+$")]
     after: Option<String>,
 }
 
@@ -93,12 +95,15 @@ pub async fn list_items(
     Path(project): Path<String>,
     Query(query): Query<ItemQuery>,
 ) -> Result<axum::Json<Page<ItemAnswer>>, ApiError> {
-    let (limit, after) = (page_limit(query.limit)?, page_cursor::<ItemId>(query.after.as_deref())?);
+    let page = PageQuery { limit: query.limit, after: query.after };
+    let limit = page.limit()?;
     if query.labeled.is_some() && !caller.has_role(Role::Operator) {
         return Err(ApiError::needs_role(Role::Operator, caller.role));
     }
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
+    let list = List::new("items", &[&row.id]);
+    let after: Option<ItemId> = list.after(&page)?;
     let class_names = ClassNames::read(&mut connection, row.id).await?;
     let rows =
         store::item::list(&mut connection, row.id, query.split, query.labeled, after, i64::from(limit))
@@ -106,7 +111,7 @@ pub async fn list_items(
     Ok(axum::Json(Page::new(
         rows,
         limit,
-        |row| row.id.to_string(),
+        |row| list.cursor(row.id),
         |row| ItemAnswer::new(row, &class_names, &caller),
     )))
 }

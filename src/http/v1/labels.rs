@@ -126,14 +126,16 @@ pub async fn submit_labels(
     let submissions: Vec<Submission> =
         post.body.labels.into_iter().map(LabelInput::into_submission).collect();
     let shared = post.call.share(&app, &caller, &project, Submit(submissions)).await?;
-    let round = round_progress(&app, shared.project).await?;
     Ok(match shared.outcome {
-        Outcome::Replay(replay) => replay.with(|answer| answer["round"] = json!(round)).into_response(),
+        Outcome::Replay(replay) => {
+            let round = app.round_counts.count(shared.project).await?.map(RoundProgress::from);
+            replay.with(|answer| answer["round"] = json!(round)).into_response()
+        }
         Outcome::Done(answer) => {
             for result in &answer.results {
                 metrics::counter!(metric::LABELS_TOTAL, "outcome" => result.outcome.as_str()).increment(1);
             }
-            axum::Json(SubmitAnswer { round, ..answer }).into_response()
+            axum::Json(answer).into_response()
         }
     })
 }
@@ -144,6 +146,8 @@ pub struct Submit(Vec<Submission>);
 impl Shareable for Submit {
     /// Without the round, which is read afresh.
     type Answer = SubmitAnswer;
+    /// The rounds of the tasks that were closed, an entry a task.
+    type Residue = Vec<i32>;
 
     fn calls(app: &AppState) -> &Calls<Self> {
         &app.gathers.submits
@@ -158,24 +162,31 @@ impl Shareable for Submit {
         connection: &mut PgConnection,
         project: &ProjectRow,
         calls: &[(&Principal, &Self)],
+        closed: &mut Vec<i32>,
     ) -> Result<Vec<SubmitAnswer>, StoreError> {
         let submits: Vec<_> = calls
             .iter()
             .map(|(caller, submit)| labeling::Submit { labeler: caller.token, submissions: &submit.0 })
             .collect();
-        let results = labeling::submit_labels(connection, project, &submits).await?;
+        let submitted = labeling::submit_labels(connection, project, &submits).await?;
+        closed.extend(submitted.closed);
         let answer = |results: Vec<SubmitResult>| SubmitAnswer {
             results: results.into_iter().map(ResultAnswer::from).collect(),
             round: None,
         };
-        Ok(results.into_iter().map(answer).collect())
+        Ok(submitted.results.into_iter().map(answer).collect())
     }
-}
 
-/// Counts after the commit; all submits of one moment share one count.
-async fn round_progress(app: &AppState, project: ProjectId) -> Result<Option<RoundProgress>, ApiError> {
-    let standing = app.round_counts.count(project).await?;
-    Ok(standing.map(RoundProgress::from))
+    async fn after_commit(
+        app: &AppState,
+        project: ProjectId,
+        closed: Vec<i32>,
+        answers: Vec<&mut SubmitAnswer>,
+    ) -> Result<(), StoreError> {
+        let round = app.round_counts.count_on(project, &closed).await?.map(RoundProgress::from);
+        answers.into_iter().for_each(|answer| answer.round.clone_from(&round));
+        Ok(())
+    }
 }
 
 impl LabelInput {

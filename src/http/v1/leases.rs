@@ -152,6 +152,7 @@ pub struct Lease {
 
 impl Shareable for Lease {
     type Answer = Leases;
+    type Residue = ();
 
     fn calls(app: &AppState) -> &Calls<Self> {
         &app.gathers.leases
@@ -166,6 +167,7 @@ impl Shareable for Lease {
         connection: &mut PgConnection,
         project: &ProjectRow,
         calls: &[(&Principal, &Self)],
+        (): &mut (),
     ) -> Result<Vec<Leases>, StoreError> {
         let wishes: Vec<_> = calls
             .iter()

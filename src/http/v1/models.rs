@@ -14,7 +14,7 @@ use crate::domain::project::ClassIndex;
 use crate::figures::{ConfusionFigure, confusion_svg};
 use crate::http::AppState;
 use crate::http::auth::{Labeler, Tool, find_project};
-use crate::http::extract::{Page, PageQuery, Path, Query};
+use crate::http::extract::{List, Page, PageQuery, Path, Query};
 use crate::http::figure::{FigureWidth, svg_answer};
 use crate::http::problem::{ApiError, Problem};
 use crate::store;
@@ -69,11 +69,13 @@ pub async fn list_models(
     Path(project): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<ModelAnswer>>, ApiError> {
-    let (limit, after) = (query.limit()?, query.after::<i32>()?);
+    let limit = query.limit()?;
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
+    let list = List::new("models", &[&row.id]);
+    let after: Option<i32> = list.after(&query)?;
     let rows = store::model::list(&mut connection, row.id, after.unwrap_or(0), i64::from(limit)).await?;
-    Ok(axum::Json(Page::new(rows, limit, |row| row.version.to_string(), ModelAnswer::from)))
+    Ok(axum::Json(Page::new(rows, limit, |row| list.cursor(row.version), ModelAnswer::from)))
 }
 
 /// Downloads a model's weights: safetensors with torchvision's key names.

@@ -14,7 +14,7 @@ use crate::domain::project::{ProjectName, validate_class_names};
 use crate::domain::settings::ProjectSettings;
 use crate::http::AppState;
 use crate::http::auth::{Labeler, Operator, find_project};
-use crate::http::extract::{Json, Page, PageQuery, Path, Query, parse_value};
+use crate::http::extract::{Json, List, Page, PageQuery, Path, Query, parse_value};
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::http::project_answer::{ProjectAnswer, describe};
@@ -106,7 +106,8 @@ pub async fn list_projects(
     caller: Labeler,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<ProjectAnswer>>, ApiError> {
-    let (limit, after) = (query.limit()?, query.after()?);
+    let list = List::new("projects", &[]);
+    let (limit, after) = (query.limit()?, list.after(&query)?);
     let mut connection = app.store.acquire().await?;
     let rows =
         store::project::list(&mut connection, caller.projects.as_deref(), after, i64::from(limit)).await?;
@@ -114,7 +115,7 @@ pub async fn list_projects(
     for row in rows {
         answers.push(describe(&mut connection, row).await?);
     }
-    Ok(axum::Json(Page::new(answers, limit, |answer| answer.id.to_string(), |answer| answer)))
+    Ok(axum::Json(Page::new(answers, limit, |answer| list.cursor(answer.id), |answer| answer)))
 }
 
 /// Shows a project: its state, the running job's progress, counts, money, classes and settings.

@@ -16,7 +16,7 @@ use crate::domain::strategy::Strategy;
 use crate::domain::task::{TaskSource, TaskState};
 use crate::http::AppState;
 use crate::http::auth::{Labeler, Operator, find_project};
-use crate::http::extract::{Page, PageQuery, Path, Query};
+use crate::http::extract::{List, Page, PageQuery, Path, Query};
 use crate::http::problem::{ApiError, Problem};
 use crate::http::v1::leases::SuggestionAnswer;
 use crate::store;
@@ -89,15 +89,17 @@ pub async fn list_rounds(
     Path(project): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<RoundAnswer>>, ApiError> {
-    let (limit, after) = (query.limit()?, query.after::<i32>()?);
+    let limit = query.limit()?;
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
+    let list = List::new("rounds", &[&row.id]);
+    let after: Option<i32> = list.after(&query)?;
     let class_names = ClassNames::read(&mut connection, row.id).await?;
     let rounds = store::round::list(&mut connection, row.id, after.unwrap_or(-1), i64::from(limit)).await?;
     let page = Page::new(
         rounds,
         limit,
-        |row| row.round.number.to_string(),
+        |row| list.cursor(row.round.number),
         |row| RoundAnswer::new(row, &class_names, &caller),
     );
     Ok(axum::Json(page))
@@ -201,12 +203,14 @@ pub async fn list_round_tasks(
     Path((project, number)): Path<(String, i32)>,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<TaskAnswer>>, ApiError> {
-    let (limit, after) = (query.limit()?, query.after::<TaskCursor>()?);
+    let limit = query.limit()?;
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
     if store::round::find(&mut connection, row.id, number).await?.is_none() {
         return Err(ApiError::not_found("round", number));
     }
+    let list = List::new("tasks", &[&row.id, &number]);
+    let after: Option<TaskCursor> = list.after(&query)?;
     let tasks = store::task::list_of_round(
         &mut connection,
         row.id,
@@ -216,7 +220,7 @@ pub async fn list_round_tasks(
     )
     .await?;
     let class_names = ClassNames::read(&mut connection, row.id).await?;
-    let cursor = |task: &TaskRow| format!("{}_{}", task.rank, task.id);
+    let cursor = |task: &TaskRow| list.cursor(format_args!("{}_{}", task.rank, task.id));
     Ok(axum::Json(Page::new(tasks, limit, cursor, |task| TaskAnswer::new(task, &class_names))))
 }
 

@@ -13,7 +13,7 @@ use crate::domain::ids::{ProjectId, TokenId};
 use crate::domain::role::Role;
 use crate::http::AppState;
 use crate::http::auth::Admin;
-use crate::http::extract::{Page, PageQuery, Path, Query};
+use crate::http::extract::{List, Page, PageQuery, Path, Query};
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::{ApiError, Problem, ProblemKind};
 use crate::store;
@@ -163,10 +163,11 @@ pub async fn list_tokens(
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<TokenAnswer>>, ApiError> {
     require_unscoped(&caller)?;
-    let (limit, after) = (query.limit()?, query.after::<TokenId>()?);
+    let list = List::new("tokens", &[]);
+    let (limit, after) = (query.limit()?, list.after(&query)?);
     let mut connection = app.store.acquire().await?;
     let rows = store::token::list(&mut connection, after, i64::from(limit)).await?;
-    Ok(axum::Json(Page::new(rows, limit, |row| row.id.to_string(), TokenAnswer::from)))
+    Ok(axum::Json(Page::new(rows, limit, |row| list.cursor(row.id), TokenAnswer::from)))
 }
 
 /// Revokes a token at once, with the sessions that were opened with it.

@@ -16,7 +16,7 @@ use crate::domain::role::Role;
 use crate::domain::webhook::{DeliveryOrigin, DeliveryState, DisabledReason};
 use crate::http::AppState;
 use crate::http::auth::Tool;
-use crate::http::extract::{Json, Page, PageQuery, Path, Query};
+use crate::http::extract::{Json, List, Page, PageQuery, Path, Query};
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::{ApiError, Problem};
 use crate::store::webhook::{self, NewWebhook, Sight, WebhookRow};
@@ -195,10 +195,11 @@ pub async fn list_webhooks(
     caller: Tool,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<WebhookAnswer>>, ApiError> {
-    let (limit, after) = (query.limit()?, query.after::<WebhookId>()?);
+    let list = List::new("webhooks", &[]);
+    let (limit, after) = (query.limit()?, list.after::<WebhookId>(&query)?);
     let mut connection = app.store.acquire().await?;
     let rows = webhook::list(&mut connection, sight(&caller), None, after, i64::from(limit)).await?;
-    Ok(axum::Json(Page::new(rows, limit, |row| row.id.to_string(), |row| WebhookAnswer::new(row, &app))))
+    Ok(axum::Json(Page::new(rows, limit, |row| list.cursor(row.id), |row| WebhookAnswer::new(row, &app))))
 }
 
 /// Shows a webhook.
@@ -496,11 +497,12 @@ pub async fn list_deliveries(
     Path(id): Path<WebhookId>,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<Page<DeliveryAnswer>>, ApiError> {
-    let (limit, before) = (query.limit()?, query.after::<DeliveryId>()?);
+    let list = List::new("deliveries", &[&id]);
+    let (limit, before) = (query.limit()?, list.after::<DeliveryId>(&query)?);
     let mut connection = app.store.acquire().await?;
     find_webhook(&mut connection, &caller, id).await?;
     let rows = webhook_delivery::list(&mut connection, id, before, i64::from(limit)).await?;
-    Ok(axum::Json(Page::new(rows, limit, |row| row.id.to_string(), DeliveryAnswer::from)))
+    Ok(axum::Json(Page::new(rows, limit, |row| list.cursor(row.id), DeliveryAnswer::from)))
 }
 
 fn sight(caller: &Principal) -> Sight<'_> {

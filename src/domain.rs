@@ -17,6 +17,7 @@ pub mod job;
 pub mod label;
 pub mod label_errors;
 pub mod learning_curve;
+pub mod moco;
 pub mod project;
 pub mod random_slice;
 pub mod role;

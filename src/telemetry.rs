@@ -124,7 +124,11 @@ mod tests {
         for (place, (kind, name, help)) in ALL.iter().enumerate() {
             assert!(name.starts_with("gleaner_") && help.ends_with('.'), "{name}: {help}");
             assert_eq!(*kind == Kind::Counter, name.ends_with("_total"), "{name}");
-            assert_eq!(ALL.iter().position(|(_, other, _)| other == name), Some(place), "{name} stands twice");
+            assert_eq!(
+                ALL.iter().position(|(_, other, _)| other == name),
+                Some(place),
+                "{name} stands twice"
+            );
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum Work {
     Pretrain {
         /// D_l ∪ D_u.
         pool: Arc<Pool>,
+        /// Items whose classes are known already, for the monitor alone.
+        labeled: Vec<LabeledItem>,
         /// The project's settings.
         settings: Box<ProjectSettings>,
         /// The checkpoint of an earlier attempt.
@@ -172,8 +174,9 @@ impl Work {
     pub(super) fn perform(self, device: &Device, hook: &mut dyn StepHook) -> Result<Outcome, LearnerError> {
         let model = |checkpoint| Outcome::Model(Box::new(checkpoint));
         match self {
-            Self::Pretrain { pool, settings, resume, mut sink } => {
-                learner::pretrain(device, &pool, &settings, resume.as_deref(), sink.as_mut(), hook).map(model)
+            Self::Pretrain { pool, labeled, settings, resume, mut sink } => {
+                let (resume, sink) = (resume.as_deref(), sink.as_mut());
+                learner::pretrain(device, &pool, &labeled, &settings, resume, sink, hook).map(model)
             }
             Self::Embed { model, pool } => {
                 learner::embed(device, &model, &pool, hook).map(Outcome::Embeddings)

@@ -17,7 +17,8 @@ impl Measurements {
     /// Holds the gauges of a project that is finished to what is known of it, and the whole text to `promtool check metrics`.
     pub fn check(&self, project: &str, pool_count: usize, label_count: usize) {
         let of_project = |name: &str| self.value(&format!("{name}{{project=\"{project}\"}}"));
-        let state = |state| self.value(&format!("gleaner_project_state{{project=\"{project}\",state=\"{state}\"}}"));
+        let state =
+            |state| self.value(&format!("gleaner_project_state{{project=\"{project}\",state=\"{state}\"}}"));
         assert_eq!((state("finished"), state("labeling"), state("failed")), (1.0, 0.0, 0.0));
         assert_eq!(of_project("gleaner_project_pool_items"), pool_count as f64);
         for name in ["labeled_items", "spent", "budget"] {

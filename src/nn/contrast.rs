@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::head::layer;
 use super::loss::cross_entropy;
 use super::momentum::{KeyQueue, key_tensor};
+use super::ops::contrast::info_nce;
 use super::ops::install;
 use crate::domain::content_hash::ContentHash;
 
@@ -17,6 +18,20 @@ use crate::domain::content_hash::ContentHash;
 /// # Errors
 /// Shapes that don't fit, or the device's.
 pub fn training_loss(
+    queries: &Tensor,
+    keys: &Tensor,
+    queue: &KeyQueue,
+    temperature: f64,
+) -> Result<(Tensor, usize)> {
+    if queries.device().is_cpu() {
+        info_nce(queries, keys, &key_tensor(queue, queries.device())?, temperature as f32)
+    } else {
+        composed_loss(queries, keys, queue, temperature)
+    }
+}
+
+/// The same in candle's operations: what runs on CUDA, and the reference of the kernel.
+fn composed_loss(
     queries: &Tensor,
     keys: &Tensor,
     queue: &KeyQueue,
@@ -99,6 +114,36 @@ mod tests {
         for (found, expected) in gradient[0].iter().zip(expected) {
             assert!((f64::from(*found) - expected).abs() < 1e-5, "{gradient:?} for {expected:?}");
         }
+    }
+
+    #[test]
+    fn the_kernel_agrees_with_candles_operations() {
+        let key = crate::domain::seed::StreamKey::new(7, "contrast");
+        let rows = |count: usize, number: u64| {
+            let drawn = KeyQueue::random(37, count, key.clone().with_number(number));
+            Tensor::from_slice(drawn.keys(), (count, 37), &Device::Cpu).unwrap()
+        };
+        let queue = KeyQueue::random(37, 150, key.clone());
+        let queries = Var::from_tensor(&rows(20, 1)).unwrap();
+        // Half of the keys are the queries themselves, so that some are right.
+        let keys = Tensor::cat(&[queries.narrow(0, 0, 10).unwrap(), rows(10, 2)], 0).unwrap().detach();
+        let gradient = |(loss, correct_count): (Tensor, usize)| {
+            let gradient = (&loss * 3.0).unwrap().backward().unwrap().get(&queries).unwrap().clone();
+            (
+                loss.to_scalar::<f32>().unwrap(),
+                correct_count,
+                gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            )
+        };
+        let ours = gradient(training_loss(&queries, &keys, &queue, 0.1).unwrap());
+        let theirs = gradient(composed_loss(&queries, &keys, &queue, 0.1).unwrap());
+        assert_eq!((ours.1, theirs.1 >= 10), (theirs.1, true));
+        assert!((ours.0 - theirs.0).abs() < 1e-5, "{} for {}", ours.0, theirs.0);
+        for (ours, theirs) in ours.2.iter().zip(&theirs.2) {
+            assert!((ours - theirs).abs() < 1e-5, "{ours} for {theirs}");
+        }
+        let wide = rows(3, 3);
+        assert!(training_loss(&wide, &keys, &queue, 0.1).is_err());
     }
 
     #[test]

@@ -120,6 +120,13 @@ bench-selection: ## Compare core_set and badge with numpy over 50,000 x 512, cho
 	  | sed -n 's/.*"name":"selection".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1); \
 	$(PEERS)/bin/python benches/peers/selection.py --worker "$$worker" $(SELECTION_FLAGS)
 
+.PHONY: bench-moco
+bench-moco: build ## Hold MoCo to one in PyTorch on 10,000 images of Fashion-MNIST; it installs torch into target/bench-peers
+	$(call install,python3 python3-venv dataset-fashion-mnist)
+	test -x $(PEERS)/bin/python || python3 -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --requirement benches/peers/requirements-moco.txt
+	$(PEERS)/bin/python benches/peers/moco.py --gleaner target/release/gleaner $(MOCO_FLAGS)
+
 # Each figure of the paper: its strategies beside chance and margin, five rounds of 1,000, seeds paired. The sizes are what two cores finish in
 # three hours; FIGURE_FLAGS replaces any of them, as on a GPU: --backbone resnet18 --pretext-epochs 15 --seeds 5. A second call goes on.
 FIGURES ?= target/figures

@@ -18,6 +18,7 @@ pub mod label;
 pub mod label_errors;
 pub mod label_studio;
 pub mod learning_curve;
+pub mod moco;
 pub mod project;
 pub mod random_slice;
 pub mod role;

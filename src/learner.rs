@@ -16,6 +16,7 @@ pub mod fine_tune_head;
 pub(crate) mod fixture;
 pub mod histogram;
 mod inference;
+mod neighbours;
 pub mod plane;
 pub mod pretext_loss;
 pub mod pretrain;

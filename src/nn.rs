@@ -7,12 +7,14 @@
 pub mod backbone;
 pub mod candle_backbone;
 pub mod checkpoint;
+pub mod contrast;
 pub mod device;
 pub mod graph;
 pub mod head;
 pub mod initialize;
 pub mod loss;
 pub mod mixup;
+pub mod momentum;
 pub mod native;
 #[expect(unsafe_code, reason = "vector kernels; each block says why it is sound")]
 #[expect(

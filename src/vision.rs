@@ -7,6 +7,7 @@
 
 pub mod augment;
 pub mod decode;
+pub mod distort;
 pub mod fit;
 pub mod loader;
 pub mod normalization;
@@ -15,8 +16,9 @@ pub mod segment;
 
 pub use augment::{Augmentation, Padding, View};
 pub use decode::{DecodeError, DecodeLimits, DecodedImage, decode, measure};
+pub use distort::{DistortedView, Distortion};
 pub use fit::{conversion, fit};
-pub use loader::{Batch, BatchLoader, Sample};
+pub use loader::{Batch, BatchLoader, Sample, Views};
 pub use normalization::Normalization;
 pub use pool::{Pool, PoolError, PoolRow};
 pub use segment::{PackSlice, SegmentError, SegmentTensor, SegmentWriter};

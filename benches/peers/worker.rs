@@ -36,7 +36,7 @@ impl Net {
         let store = initialize::initial_backbone(&architecture, 1);
         let mut head = head::linear(architecture.feature_count, CLASS_COUNT);
         initialize::initialize_head(&mut head, architecture.feature_count, 1, 1);
-        let rule = Rule::Sgd { momentum: 0.9, weight_decay: 5e-4 };
+        let rule = Rule::Sgd { momentum: 0.9, weight_decay: 5e-4, nesterov: true };
         let optimizers = [Optimizer::new(rule, store.values.len()), Optimizer::new(rule, head.values.len())];
         Ok(Self { backbone: NativeBackbone::new(architecture), store, head, optimizers })
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::field_error::FieldError;
+use super::moco::MocoSettings;
 use super::stopping::StoppingRules;
 use super::strategy::{SeedStrategy, Strategy};
 
@@ -65,6 +66,8 @@ pub enum PretextKind {
     /// Predict which of four rotations was applied (RotNet, Gidaris et al. 2018).
     #[default]
     Rotation,
+    /// Tell the views of one image from the views of all others (MoCo, He et al. 2020).
+    Moco,
 }
 
 impl PretextKind {
@@ -73,6 +76,7 @@ impl PretextKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Rotation => "rotation",
+            Self::Moco => "moco",
         }
     }
 }
@@ -85,13 +89,15 @@ pub struct PretextSettings {
     pub kind: PretextKind,
     /// Passes over pool and labelled items, 1 to 1000. Long rotation training drives every `v` to zero.
     pub epochs: u32,
-    /// Rotations of each image seen in one pass, 1 to 4; 1 draws one at random and is the fast mode.
+    /// Rotations of each image seen in one pass, 1 to 4; 1 draws one at random and is the fast mode. Read by rotation alone.
     pub rotations_per_image: u32,
+    /// What MoCo alone reads.
+    pub moco: MocoSettings,
 }
 
 impl Default for PretextSettings {
     fn default() -> Self {
-        Self { kind: PretextKind::Rotation, epochs: 3, rotations_per_image: 4 }
+        Self { kind: PretextKind::Rotation, epochs: 3, rotations_per_image: 4, moco: MocoSettings::default() }
     }
 }
 
@@ -240,6 +246,7 @@ impl ProjectSettings {
         within("guidelines", self.guidelines.chars().count() <= 20_000, "must be at most 20000 characters");
         // JSON numbers are exact up to 2^53 in most clients, and Postgres keeps the seed in a signed column.
         within("seed", self.seed <= 9_007_199_254_740_991, "must be 0 to 2^53 - 1");
+        self.pretext.moco.validate(&mut errors);
         self.stopping.validate(&mut errors);
         self.strategy.validate(&mut errors);
         errors

@@ -46,6 +46,7 @@ pub(super) fn small_work() -> Work {
     let (pool, _) = fixture::pool(1, "small");
     Work::Pretrain {
         pool: Arc::new(pool),
+        labeled: Vec::new(),
         settings: Box::new(fixture::settings()),
         initial_weights: None,
         resume: None,
@@ -172,6 +173,7 @@ fn dropping_the_guard_stops_the_running_work_at_its_next_step() {
     settings.pretext.epochs = 1000;
     let work = Work::Pretrain {
         pool: Arc::new(pool),
+        labeled: Vec::new(),
         settings: Box::new(settings),
         initial_weights: None,
         resume: None,

@@ -20,6 +20,8 @@ pub enum Work {
     Pretrain {
         /// D_l ∪ D_u.
         pool: Arc<Pool>,
+        /// Items whose classes are known already, for the monitor alone.
+        labeled: Vec<LabeledItem>,
         /// The project's settings.
         settings: Box<ProjectSettings>,
         /// Weights of others to begin with, as safetensors.
@@ -174,9 +176,9 @@ impl Work {
     pub(super) fn perform(self, device: &Device, hook: &mut dyn StepHook) -> Result<Outcome, LearnerError> {
         let model = |checkpoint| Outcome::Model(Box::new(checkpoint));
         match self {
-            Self::Pretrain { pool, settings, initial_weights, resume, mut sink } => {
-                let (initial, resume) = (initial_weights.as_deref(), resume.as_deref());
-                learner::pretrain_from(device, &pool, &settings, initial, resume, sink.as_mut(), hook)
+            Self::Pretrain { pool, labeled, settings, initial_weights, resume, mut sink } => {
+                let (initial, resume, sink) = (initial_weights.as_deref(), resume.as_deref(), sink.as_mut());
+                learner::pretrain_from(device, &pool, &labeled, &settings, initial, resume, sink, hook)
                     .map(model)
             }
             Self::Embed { model, pool } => {

@@ -111,7 +111,7 @@ mod tests {
         let mut settings = fixture::settings();
         settings.pretext.rotations_per_image = 1;
         settings.image = pool.shape();
-        pretrain(&Device::Cpu, pool, &settings, None, &mut DropCheckpoints, &mut go_on).unwrap()
+        pretrain(&Device::Cpu, pool, &[], &settings, None, &mut DropCheckpoints, &mut go_on).unwrap()
     }
 
     #[test]

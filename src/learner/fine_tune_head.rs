@@ -54,7 +54,8 @@ pub fn fine_tune_head(
     };
     let fit = regression.fit(hook)?;
     scale.fold(&fit.weights, class_count, &mut model.head.values);
-    model.manifest.epochs = vec![EpochRecord { loss: fit.loss as f32, accuracy: fit.accuracy as f32 }];
+    model.manifest.epochs =
+        vec![EpochRecord { loss: fit.loss as f32, accuracy: fit.accuracy as f32, knn_accuracy: None }];
     Ok(model)
 }
 

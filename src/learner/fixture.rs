@@ -10,7 +10,7 @@ use super::{DropCheckpoints, LabeledItem, Stopped, pretrain};
 use crate::domain::content_hash::ContentHash;
 use crate::domain::project::ClassIndex;
 use crate::domain::seed::StreamKey;
-use crate::domain::settings::{ImageShape, ProjectSettings};
+use crate::domain::settings::{ImageShape, PretextKind, ProjectSettings};
 use crate::nn::checkpoint::Checkpoint;
 use crate::vision::Pool;
 
@@ -67,8 +67,17 @@ pub(crate) fn go_on(_done: u64, _total: u64) -> ControlFlow<Stopped> {
 
 /// A pretext model of `pool` after one epoch.
 pub(crate) fn pretext(pool: &Pool) -> Checkpoint {
-    pretrain(&candle_core::Device::Cpu, pool, &settings(), None, &mut DropCheckpoints, &mut go_on)
+    pretrain(&candle_core::Device::Cpu, pool, &[], &settings(), None, &mut DropCheckpoints, &mut go_on)
         .expect("a pretext model")
+}
+
+/// Settings under which MoCo trains on a few images.
+pub(crate) fn moco_settings() -> ProjectSettings {
+    let mut settings = settings();
+    settings.pretext.kind = PretextKind::Moco;
+    settings.pretext.moco.batch_size = Some(32);
+    settings.pretext.moco.queue_size = 48;
+    settings
 }
 
 /// The first `count` images of a split (`train` or `t10k`) of the real Fashion-MNIST with their classes, from Debian's package.

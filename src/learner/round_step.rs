@@ -166,7 +166,8 @@ mod tests {
         settings.pretext.rotations_per_image = 1;
         settings.fine_tune.mode = FineTuneMode::Head;
         let device = Device::Cpu;
-        let pretext = pretrain(&device, &pool, &settings, None, &mut DropCheckpoints, &mut go_on).unwrap();
+        let pretext =
+            pretrain(&device, &pool, &[], &settings, None, &mut DropCheckpoints, &mut go_on).unwrap();
         let last = pretext.manifest.epochs[1];
         assert!(last.accuracy > 0.4, "a quarter would be chance: {last:?}");
         let table = embed(&device, &pretext, &pool, &mut go_on).unwrap();

@@ -12,7 +12,6 @@ use crate::nn::NnError;
 use crate::nn::checkpoint::{Checkpoint, ModelKind};
 use crate::nn::device::backbone_for;
 use crate::nn::{head, loss::softmax};
-use crate::pretext;
 use crate::vision::{Pool, View};
 
 /// Rows of cached embeddings between two calls of the hook.
@@ -33,19 +32,11 @@ pub fn score(
     hook: &mut dyn StepHook,
 ) -> Result<ScoreTable> {
     let mut scorer = Scorer::new(model, scope)?;
-    let task = match pretext {
-        Some(pretext) if scope.losses => {
-            Some((pretext::for_settings(&pretext.manifest.pretext), &pretext.head))
-        }
-        None if scope.losses => {
-            return Err(LearnerError::Model(
-                "it has no head of the pretext task to take losses by".to_owned(),
-            ));
-        }
-        _ => None,
-    };
-    let task = task.as_ref().map(|(task, head)| (task.as_ref(), *head));
-    for_each_item(device, model, task, pool, hook, |samples, features, losses| {
+    if scope.losses && pretext.is_none() {
+        return Err(LearnerError::Model("it has no head of the pretext task to take losses by".to_owned()));
+    }
+    let pretext = pretext.filter(|_| scope.losses);
+    for_each_item(device, model, pretext, pool, hook, |samples, features, losses| {
         let hashes = samples.iter().map(|sample| *pool.hash(sample.index));
         scorer.push(hashes, features, losses)
     })?;

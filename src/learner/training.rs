@@ -16,29 +16,14 @@ use crate::domain::seed::StreamKey;
 use crate::nn;
 use crate::nn::checkpoint::{Checkpoint, EpochRecord, Progress, SavedOptimizer, TrainingState};
 use crate::nn::head::ClassifiedStep;
-use crate::nn::optimizer::{Optimizer, Rule};
+use crate::nn::optimizer::{Optimizer, Recipe};
+use crate::nn::parameters::NORM_MOMENTUM;
 use crate::nn::schedule::Schedule;
 use crate::pretext::EpochPlan;
 use crate::vision::{Batch, BatchLoader, Pool, Sample};
 
-/// How far running statistics move towards a batch, as in PyTorch.
-const NORM_MOMENTUM: f32 = 0.1;
-
 /// Time between two checkpoints of a training under way.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(30);
-
-/// How the parameters move.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Recipe {
-    /// Rule of both optimizers.
-    pub rule: Rule,
-    /// Peak learning rate of the backbone.
-    pub peak_rate: f32,
-    /// Learning rate of the head as a multiple of the backbone's.
-    pub head_rate_factor: f32,
-    /// Share of the steps in which the rate climbs to its peak.
-    pub warm_up_fraction: f32,
-}
 
 /// What a step is shown.
 #[derive(Clone, Copy)]
@@ -53,8 +38,11 @@ pub(super) struct MiniBatch<'a> {
     pub number: u64,
 }
 
-/// Gradients of one mini-batch.
-pub(super) type StepFn<'a> = dyn Fn(&Checkpoint, MiniBatch<'_>) -> nn::Result<ClassifiedStep> + 'a;
+/// Gradients of one mini-batch; what a task keeps beside backbone and head moves in it.
+pub(super) type StepFn<'a> = dyn Fn(&mut Checkpoint, MiniBatch<'_>) -> nn::Result<ClassifiedStep> + 'a;
+
+/// Accuracy of the model after an epoch by some labels, if there are enough.
+pub(super) type MonitorFn<'a> = dyn Fn(&Checkpoint) -> Result<Option<f32>> + 'a;
 
 /// A training: what is shown, how a mini-batch is judged, how the parameters move.
 pub(super) struct Training<'a> {
@@ -65,6 +53,7 @@ pub(super) struct Training<'a> {
     pub save_interval: Duration,
     pub plan_epoch: &'a dyn Fn(u32) -> EpochPlan,
     pub step: &'a StepFn<'a>,
+    pub monitor: &'a MonitorFn<'a>,
 }
 
 /// What changes from mini-batch to mini-batch beside the weights.
@@ -94,6 +83,7 @@ impl Training<'_> {
             checkpoint.manifest.epochs.push(EpochRecord {
                 loss: (course.progress.loss_sum / seen) as f32,
                 accuracy: (course.progress.correct_count as f64 / seen) as f32,
+                knn_accuracy: (self.monitor)(&checkpoint)?,
             });
             course.progress = Progress { epoch: course.progress.epoch + 1, ..Progress::default() };
         }
@@ -135,10 +125,7 @@ impl Training<'_> {
         hook: &mut dyn StepHook,
     ) -> Result<()> {
         let normalization = checkpoint.manifest.normalization.clone();
-        let mut loader = BatchLoader::new(self.pool, &normalization);
-        if let Some((augmentation, key)) = plan.augmentation.clone() {
-            loader = loader.with_augmentation(augmentation, key);
-        }
+        let loader = BatchLoader::new(self.pool, &normalization).with_views(plan.views.clone());
         let done = usize::try_from(course.progress.batch_count)
             .unwrap_or(usize::MAX)
             .saturating_mul(plan.batch_size);
@@ -168,13 +155,13 @@ impl Training<'_> {
         let images = batch_tensor(batch, self.pool, self.device)?;
         let Progress { epoch, batch_count: number, .. } = course.progress;
         let shown = MiniBatch { samples: batch.samples, images: &images, epoch, number };
-        let ClassifiedStep { gradients, correct_count } = (self.step)(checkpoint, shown)?;
+        let ClassifiedStep { gradients, answer_count, correct_count } = (self.step)(checkpoint, shown)?;
         let rate = course.schedule.rate(done);
         course.backbone_optimizer.step(&mut checkpoint.backbone.values, &gradients.backbone, rate);
         let head_rate = rate * self.recipe.head_rate_factor;
         course.head_optimizer.step(&mut checkpoint.head.values, &gradients.head, head_rate);
         checkpoint.backbone.update_running(&gradients.statistics, NORM_MOMENTUM);
-        let count = batch.samples.len() as u64;
+        let count = answer_count as u64;
         course.progress.batch_count += 1;
         course.progress.loss_sum += f64::from(gradients.loss) * count as f64;
         course.progress.correct_count += correct_count as u64;
@@ -266,6 +253,7 @@ pub(super) fn starting_point(fresh: Checkpoint, resume: Option<&[u8]>) -> Checkp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::moco::MocoVersion;
     use crate::domain::settings::ProjectSettings;
     use crate::learner::fixture::{self, go_on};
     use crate::learner::pretrain;
@@ -290,29 +278,44 @@ mod tests {
         settings
     }
 
-    #[test]
-    fn a_training_stopped_anywhere_goes_on_to_the_same_bits() {
-        let (pool, _) = fixture::pool(70, "resume");
-        let whole =
-            pretrain(&Device::Cpu, &pool, &settings(), None, &mut Kept::default(), &mut go_on).unwrap();
-        // 70 images × 4 rotations are 3 mini-batches an epoch: stop at the start, in the middle, between epochs and before the last.
-        for stop_at in [0, 1, 3, 5] {
+    /// Stops a training before each of `places` and expects it to go on to the same bits.
+    fn stop_and_go_on(settings: &ProjectSettings, places: &[u64]) {
+        let (pool, classes) = fixture::pool(70, "resume");
+        let labeled = fixture::labeled(60, &classes);
+        let train = |resume: Option<&[u8]>, sink: &mut dyn CheckpointSink, hook: &mut dyn StepHook| {
+            pretrain(&Device::Cpu, &pool, &labeled, settings, resume, sink, hook)
+        };
+        let whole = train(None, &mut Kept::default(), &mut go_on).unwrap();
+        for &stop_at in places {
             let mut kept = Kept::default();
             let mut hook = |done: u64, _: u64| {
                 if done == stop_at { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) }
             };
-            let stopped = pretrain(&Device::Cpu, &pool, &settings(), None, &mut kept, &mut hook);
-            assert!(matches!(stopped, Err(LearnerError::Stopped)));
+            assert!(matches!(train(None, &mut kept, &mut hook), Err(LearnerError::Stopped)));
             let mut first_done = None;
             let mut watch = |done: u64, _: u64| {
                 first_done.get_or_insert(done);
                 ControlFlow::Continue(())
             };
-            let resumed =
-                pretrain(&Device::Cpu, &pool, &settings(), Some(&kept.0), &mut Kept::default(), &mut watch)
-                    .unwrap();
+            let resumed = train(Some(&kept.0), &mut Kept::default(), &mut watch).unwrap();
             assert_eq!(first_done, Some(stop_at));
             assert!(resumed == whole, "resumed at {stop_at}");
+        }
+    }
+
+    #[test]
+    fn a_training_stopped_anywhere_goes_on_to_the_same_bits() {
+        // 70 images × 4 rotations are 3 mini-batches an epoch: stop at the start, in the middle, between epochs and before the last.
+        stop_and_go_on(&settings(), &[0, 1, 3, 5]);
+    }
+
+    #[test]
+    fn a_contrastive_training_stopped_anywhere_goes_on_to_the_same_bits() {
+        for version in [MocoVersion::V1, MocoVersion::V2] {
+            let mut settings = fixture::moco_settings();
+            (settings.pretext.epochs, settings.pretext.moco.version) = (2, version);
+            // Three mini-batches of 22 images an epoch; the queue of 35 keys wraps in the second.
+            stop_and_go_on(&settings, &[0, 1, 3, 5]);
         }
     }
 
@@ -333,13 +336,20 @@ mod tests {
         let mut hook = |done: u64, _: u64| {
             if done == 1 { ControlFlow::Break(Stopped) } else { ControlFlow::Continue(()) }
         };
-        let stopped = pretrain(&Device::Cpu, &other_pool, &settings(), None, &mut kept, &mut hook);
+        let stopped = pretrain(&Device::Cpu, &other_pool, &[], &settings(), None, &mut kept, &mut hook);
         assert!(matches!(stopped, Err(LearnerError::Stopped)));
         let fresh =
-            pretrain(&Device::Cpu, &pool, &settings(), None, &mut Kept::default(), &mut go_on).unwrap();
+            pretrain(&Device::Cpu, &pool, &[], &settings(), None, &mut Kept::default(), &mut go_on).unwrap();
         for resume in [&kept.0[..], b"broken"] {
-            let found =
-                pretrain(&Device::Cpu, &pool, &settings(), Some(resume), &mut Kept::default(), &mut go_on);
+            let found = pretrain(
+                &Device::Cpu,
+                &pool,
+                &[],
+                &settings(),
+                Some(resume),
+                &mut Kept::default(),
+                &mut go_on,
+            );
             assert!(found.unwrap() == fresh);
         }
     }
@@ -357,7 +367,7 @@ mod tests {
         }
         let (pool, _) = fixture::pool(40, "sink");
         let mut hook = |_: u64, _: u64| ControlFlow::Break(Stopped);
-        let error = pretrain(&Device::Cpu, &pool, &settings(), None, &mut Full, &mut hook).unwrap_err();
+        let error = pretrain(&Device::Cpu, &pool, &[], &settings(), None, &mut Full, &mut hook).unwrap_err();
         assert!(error.to_string().contains("no space left"), "{error}");
     }
 }

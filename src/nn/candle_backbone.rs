@@ -188,7 +188,7 @@ impl<'a> Pass<'a> {
             Some(unit) => self.unit(unit, &x)?,
             None => x,
         };
-        relu(&(outer + shortcut)?)
+        Ok(relu(&(outer + shortcut)?)?)
     }
 
     fn unit(&mut self, unit: &ConvUnit, x: &Tensor) -> Result<Tensor> {
@@ -248,9 +248,9 @@ impl<'a> Pass<'a> {
 }
 
 /// ReLU whose gradient at exactly zero is zero, as PyTorch's is.
-fn relu(x: &Tensor) -> Result<Tensor> {
+pub(super) fn relu(x: &Tensor) -> candle_core::Result<Tensor> {
     let mask = x.gt(0.0f32)?.to_dtype(x.dtype())?.detach();
-    Ok(x.mul(&mask)?)
+    x.mul(&mask)
 }
 
 /// Max-pool 3×3, stride 2, padding 1 of something that a ReLU made non-negative, so that zeros may pad.

@@ -1,7 +1,8 @@
 //! Checkpoints: weights with torchvision's names and a manifest, as one safetensors file.
 //!
 //! The manifest is JSON under the key `gleaner` of the file's metadata: enough to rebuild the network, to normalise its input and to say how
-//! it came about. A checkpoint of a training under way also carries the optimizers' state, so that training goes on to the same bits.
+//! it came about. A pretext model of MoCo carries its momentum encoder (`key.…`) and the queue of keys (`queue.keys`, `queue.items`), which its
+//! losses need. A checkpoint of a training under way also carries the optimizers' state, so that training goes on to the same bits.
 //! Bytes are the same for the same content. Writing to disk is the caller's business (a sink, the object store), atomically.
 
 use std::collections::HashMap;
@@ -11,15 +12,26 @@ use serde::{Deserialize, Serialize};
 
 use super::graph::{Architecture, Representation};
 use super::head;
+use super::momentum::{KeyQueue, MomentumEncoder};
 use super::parameters::{NamedTensor, ParameterStore};
 use super::{NnError, Result};
-use crate::domain::settings::{BackboneKind, FineTuneSettings, ImageShape, PretextSettings};
+use crate::domain::content_hash::ContentHash;
+use crate::domain::moco::MocoVersion;
+use crate::domain::settings::{BackboneKind, FineTuneSettings, ImageShape, PretextKind, PretextSettings};
 use crate::vision::Normalization;
 
 /// Version of the manifest's layout.
 pub const FORMAT: u32 = 1;
 
 const METADATA_KEY: &str = "gleaner";
+
+/// What stands before the names of the momentum encoder's tensors.
+const KEY_PREFIX: &str = "key.";
+
+const QUEUE_KEYS: &str = "queue.keys";
+
+/// Content hashes of the keys' items, u8 [K, 32]; zeros for a key of no item.
+const QUEUE_ITEMS: &str = "queue.items";
 
 /// What a network was trained for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +50,9 @@ pub struct EpochRecord {
     pub loss: f32,
     /// Fraction of right answers during training, 0 to 1.
     pub accuracy: f32,
+    /// Accuracy of the nearest labelled neighbours in the features afterwards, 0 to 1; of a pretext model whose items have labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knn_accuracy: Option<f32>,
 }
 
 /// What a checkpoint says about itself.
@@ -56,7 +71,7 @@ pub struct Manifest {
     /// What of the backbone the head takes in.
     #[serde(default)]
     pub representation: Representation,
-    /// Outputs of the head: classes, or answers of the pretext task.
+    /// Outputs of the head: classes, answers of the pretext task, or the width of its projections.
     pub class_count: usize,
     /// How pixels become input.
     pub normalization: Normalization,
@@ -81,6 +96,25 @@ pub struct Manifest {
     /// SHA-256 of the weights of others that pretraining began with, in hexadecimal; absent when it began from chance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_weights: Option<String>,
+}
+
+impl Manifest {
+    /// Whether the network is MoCo's, with a projection head and a momentum encoder.
+    fn is_contrastive(&self) -> bool {
+        self.kind == ModelKind::Pretext && self.pretext.kind == PretextKind::Moco
+    }
+
+    /// The network's head with all numbers 0.
+    #[must_use]
+    pub fn blank_head(&self) -> ParameterStore {
+        let width = Architecture::new(self.backbone, self.image).width(self.representation);
+        if self.is_contrastive() {
+            let has_hidden_layer = self.pretext.moco.version == MocoVersion::V2;
+            head::projection(width, self.class_count, has_hidden_layer)
+        } else {
+            head::linear(width, self.class_count)
+        }
+    }
 }
 
 /// An optimizer's state inside a checkpoint.
@@ -138,6 +172,8 @@ mod exact {
 struct Metadata {
     manifest: Manifest,
     progress: Option<SavedProgress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queue_next: Option<usize>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -159,6 +195,8 @@ pub struct Checkpoint {
     pub backbone: ParameterStore,
     /// The head's numbers.
     pub head: ParameterStore,
+    /// The momentum encoder and its queue; of a pretext model of MoCo.
+    pub momentum: Option<MomentumEncoder>,
     /// Present while training is under way.
     pub training: Option<TrainingState>,
 }
@@ -177,6 +215,9 @@ impl Checkpoint {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut tensors = self.backbone.export();
         tensors.extend(self.head.export());
+        if let Some(momentum) = &self.momentum {
+            tensors.extend(export_momentum(momentum));
+        }
         let progress = self.training.as_ref().map(|training| {
             for (owner, saved) in [("backbone", &training.backbone), ("head", &training.head)] {
                 tensors.extend(saved.state.iter().enumerate().map(|(place, vector)| NamedTensor {
@@ -193,7 +234,8 @@ impl Checkpoint {
                 head_vector_count: training.head.state.len(),
             }
         });
-        let metadata = Metadata { manifest: self.manifest.clone(), progress };
+        let queue_next = self.momentum.as_ref().map(|momentum| momentum.queue.next());
+        let metadata = Metadata { manifest: self.manifest.clone(), progress, queue_next };
         let metadata =
             serde_json::to_string(&metadata).map_err(|error| NnError::Checkpoint(error.to_string()))?;
         let bytes: Vec<Vec<u8>> = tensors.iter().map(|tensor| to_little_endian(&tensor.values)).collect();
@@ -201,7 +243,12 @@ impl Checkpoint {
             let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes);
             view.map(|view| (tensor.name.as_str(), view)).map_err(format_error)
         });
-        let views = views.collect::<Result<Vec<_>>>()?;
+        let mut views = views.collect::<Result<Vec<_>>>()?;
+        let owners = self.momentum.as_ref().map(|momentum| owner_bytes(&momentum.queue));
+        if let Some(owners) = &owners {
+            let shape = vec![owners.len() / HASH_LEN, HASH_LEN];
+            views.push((QUEUE_ITEMS, TensorView::new(Dtype::U8, shape, owners).map_err(format_error)?));
+        }
         // One key only: the format writes metadata in the order of a hash map.
         let metadata = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
         safetensors::serialize(views, Some(metadata)).map_err(format_error)
@@ -228,15 +275,71 @@ impl Checkpoint {
             serde_json::from_str(text).map_err(|error| NnError::Checkpoint(error.to_string()))?;
         let manifest = metadata.manifest;
         let file = SafeTensors::deserialize(bytes).map_err(format_error)?;
-        let tensors = file.iter().map(|(name, view)| read_tensor(name, &view)).collect::<Result<Vec<_>>>()?;
+        let numbers = file.iter().filter(|(name, _)| *name != QUEUE_ITEMS);
+        let tensors = numbers.map(|(name, view)| read_tensor(name, &view)).collect::<Result<Vec<_>>>()?;
         let architecture = Architecture::new(manifest.backbone, manifest.image);
         let mut backbone = ParameterStore::for_backbone(&architecture);
         backbone.import(&tensors)?;
-        let mut head = head::linear(architecture.width(manifest.representation), manifest.class_count);
+        let mut head = manifest.blank_head();
         head.import(&tensors)?;
+        let momentum = if manifest.is_contrastive() {
+            let next = metadata.queue_next.unwrap_or_default();
+            Some(read_momentum(&file, &tensors, (&backbone, &head), next)?)
+        } else {
+            None
+        };
         let training = metadata.progress.map(|saved| read_training(&saved, tensors)).transpose()?;
-        Ok(Self { manifest, backbone, head, training })
+        Ok(Self { manifest, backbone, head, momentum, training })
     }
+}
+
+/// Bytes of a content hash.
+const HASH_LEN: usize = 32;
+
+/// What stands for the item of a key that has none.
+const NO_ITEM: [u8; HASH_LEN] = [0; HASH_LEN];
+
+fn export_momentum(momentum: &MomentumEncoder) -> Vec<NamedTensor> {
+    let stores = [&momentum.backbone, &momentum.head];
+    let mut tensors: Vec<NamedTensor> = stores.iter().flat_map(|store| store.export()).collect();
+    tensors.iter_mut().for_each(|tensor| tensor.name.insert_str(0, KEY_PREFIX));
+    let queue = &momentum.queue;
+    tensors.push(NamedTensor {
+        name: QUEUE_KEYS.to_owned(),
+        shape: vec![queue.len(), queue.width()],
+        values: queue.keys().to_vec(),
+    });
+    tensors
+}
+
+fn owner_bytes(queue: &KeyQueue) -> Vec<u8> {
+    queue.items().iter().flat_map(|item| item.map_or(NO_ITEM, |hash| hash.0)).collect()
+}
+
+fn read_momentum(
+    file: &SafeTensors<'_>,
+    tensors: &[NamedTensor],
+    (backbone, head): (&ParameterStore, &ParameterStore),
+    next: usize,
+) -> Result<MomentumEncoder> {
+    let missing = |name: &str| NnError::MissingTensor { name: name.to_owned() };
+    let owners = file.tensor(QUEUE_ITEMS).map_err(|_| missing(QUEUE_ITEMS))?;
+    let owner = |bytes: &[u8]| ContentHash::from_slice(bytes).filter(|hash| hash.0 != NO_ITEM);
+    let items = owners.data().chunks_exact(HASH_LEN).map(owner).collect();
+    let keys = tensors.iter().find(|tensor| tensor.name == QUEUE_KEYS);
+    let keys = keys.ok_or_else(|| missing(QUEUE_KEYS))?;
+    let width = keys.shape.last().copied().unwrap_or_default();
+    let queue = KeyQueue::from_parts(width, keys.values.clone(), items, next)
+        .ok_or_else(|| NnError::Checkpoint("its queue of keys doesn't fit itself".to_owned()))?;
+    let own = tensors.iter().filter_map(|tensor| {
+        let name = tensor.name.strip_prefix(KEY_PREFIX)?.to_owned();
+        Some(NamedTensor { name, ..tensor.clone() })
+    });
+    let own: Vec<NamedTensor> = own.collect();
+    let mut momentum = MomentumEncoder::new(backbone, head, queue);
+    momentum.backbone.import(&own)?;
+    momentum.head.import(&own)?;
+    Ok(momentum)
 }
 
 fn state_name(owner: &str, place: usize) -> String {
@@ -307,11 +410,11 @@ mod tests {
             run: "00".to_owned(),
             kernel: "portable".to_owned(),
             thread_count: 2,
-            epochs: vec![EpochRecord { loss: 1.1, accuracy: 0.4 }],
+            epochs: vec![EpochRecord { loss: 1.1, accuracy: 0.4, knn_accuracy: None }],
             initial_weights: None,
         };
         let backbone = initialize::initial_backbone(&architecture, 7);
-        Checkpoint { manifest, backbone, head, training: None }
+        Checkpoint { manifest, backbone, head, momentum: None, training: None }
     }
 
     #[test]
@@ -336,6 +439,31 @@ mod tests {
             head: saved(&checkpoint.head, 99),
         });
         assert_eq!(Checkpoint::from_bytes(&checkpoint.to_bytes().unwrap()).unwrap(), checkpoint);
+    }
+
+    #[test]
+    fn a_model_of_moco_comes_back_with_its_key_encoder_and_queue() {
+        for version in [MocoVersion::V1, MocoVersion::V2] {
+            let mut model = checkpoint();
+            model.manifest.kind = ModelKind::Pretext;
+            model.manifest.pretext.kind = PretextKind::Moco;
+            model.manifest.pretext.moco.version = version;
+            model.manifest.epochs[0].knn_accuracy = Some(0.75);
+            model.head = model.manifest.blank_head();
+            initialize::initialize_head(&mut model.head, 64, 7, 0);
+            let mut queue = KeyQueue::random(3, 4, crate::domain::seed::StreamKey::new(7, "queue"));
+            queue.push(&[0.6, 0.0, 0.8], [ContentHash([5; 32])].into_iter());
+            let mut momentum = MomentumEncoder::new(&model.backbone, &model.head, queue);
+            momentum.backbone.values.iter_mut().for_each(|value| *value += 0.5);
+            momentum.backbone.buffers.fill(3.0);
+            momentum.head.values.fill(2.0);
+            model.momentum = Some(momentum);
+            let bytes = model.to_bytes().unwrap();
+            assert_eq!(Checkpoint::from_bytes(&bytes).unwrap(), model);
+            model.momentum = None;
+            let error = Checkpoint::from_bytes(&model.to_bytes().unwrap()).unwrap_err();
+            assert!(error.to_string().contains("queue.items"), "{error}");
+        }
     }
 
     #[test]

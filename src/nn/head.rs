@@ -1,4 +1,5 @@
-//! The linear head: class logits from pooled features, `fc.weight` [C, D] and `fc.bias` [C] as in torchvision.
+//! Heads over pooled features: the linear one of classifiers, `fc.weight` [C, D] and `fc.bias` [C] as in torchvision, and the projections of
+//! contrastive tasks, which may have a hidden layer (`fc.0` and `fc.2`, as in MoCo v2's published code).
 //!
 //! On a CPU the product is `nn::ops::linear`, whose sums have a fixed order, since candle's matmul takes its threads from the environment
 //! and so has no place on the reproducible path; on other devices it is a matmul. A row's logits don't depend on its neighbours.
@@ -6,6 +7,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::backbone::{Backbone, StepGradients};
+use super::candle_backbone::relu;
 use super::loss::cross_entropy;
 use super::mixup::Mixture;
 use super::ops::linear;
@@ -20,6 +22,20 @@ pub fn linear(feature_count: usize, class_count: usize) -> ParameterStore {
     ParameterStore::of_plain(&[("fc.weight", &[class_count, feature_count]), ("fc.bias", &[class_count])])
 }
 
+/// A projection head of zeros from `feature_count` features to `width` numbers, with or without a hidden layer as wide as the features.
+#[must_use]
+pub fn projection(feature_count: usize, width: usize, has_hidden_layer: bool) -> ParameterStore {
+    if !has_hidden_layer {
+        return linear(feature_count, width);
+    }
+    ParameterStore::of_plain(&[
+        ("fc.0.weight", &[feature_count, feature_count]),
+        ("fc.0.bias", &[feature_count]),
+        ("fc.2.weight", &[width, feature_count]),
+        ("fc.2.bias", &[width]),
+    ])
+}
+
 /// Number of classes of a linear head.
 #[must_use]
 pub fn class_count(head: &ParameterStore) -> usize {
@@ -31,13 +47,46 @@ pub fn class_count(head: &ParameterStore) -> usize {
 /// # Errors
 /// Shapes that don't fit, or the device's.
 pub fn logits(features: &Tensor, head: &[Tensor]) -> Result<Tensor> {
-    let [weight, bias] = head else {
-        candle_core::bail!("a linear head has a weight and a bias, not {} tensors", head.len());
+    match head {
+        [weight, bias] => layer(features, weight, bias),
+        _ => candle_core::bail!("a linear head has a weight and a bias, not {} tensors", head.len()),
+    }
+}
+
+/// Projections [N, W] of `features` [N, D] under the tensors of a projection head, each of length 1, with history.
+///
+/// # Errors
+/// Shapes that don't fit, or the device's.
+pub fn project(features: &Tensor, head: &[Tensor]) -> Result<Tensor> {
+    let projected = match head {
+        [weight, bias] => layer(features, weight, bias)?,
+        [hidden_weight, hidden_bias, weight, bias] => {
+            layer(&relu(&layer(features, hidden_weight, hidden_bias)?)?, weight, bias)?
+        }
+        _ => candle_core::bail!("a projection head has one or two layers, not {} tensors", head.len()),
     };
-    if features.device().is_cpu() {
-        linear::linear(features, weight, bias)
+    // The addend keeps the gradient of a projection of zeros finite.
+    let length = (projected.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?;
+    projected.broadcast_div(&length)
+}
+
+/// The head's tensors in the order of their ranges, without history.
+///
+/// # Errors
+/// The device's.
+pub fn tensors(head: &ParameterStore, device: &Device) -> Result<Vec<Tensor>> {
+    let ranges = head.value_ranges();
+    ranges
+        .map(|range| Tensor::from_slice(&head.values[range.range.clone()], range.shape.as_slice(), device))
+        .collect()
+}
+
+/// `x · weightᵀ + bias`.
+pub(super) fn layer(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        linear::linear(x, weight, bias)
     } else {
-        features.matmul(&weight.t()?)?.broadcast_add(bias)
+        x.matmul(&weight.t()?)?.broadcast_add(bias)
     }
 }
 
@@ -68,6 +117,8 @@ pub fn logits_of(features: &[f32], head: &ParameterStore) -> Result<Vec<f32>> {
 pub struct ClassifiedStep {
     /// Loss and gradients.
     pub gradients: StepGradients,
+    /// Answers that were judged.
+    pub answer_count: usize,
     /// Right answers among the batch, under batch statistics.
     pub correct_count: usize,
 }
@@ -119,7 +170,7 @@ fn step(
     };
     let gradients = backbone.step_gradients(parameters, head, images, 1, &mut judge)?;
     let correct_count = answers.iter().zip(targets).filter(|(answer, target)| answer == target).count();
-    Ok(ClassifiedStep { gradients, correct_count })
+    Ok(ClassifiedStep { gradients, answer_count: targets.len(), correct_count })
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ fn tensor_stream(name: &str, seed: u64, round: u32) -> ChaCha8Rng {
 }
 
 /// A standard normal number (Box and Muller 1958, the cosine half).
-fn draw_normal(stream: &mut ChaCha8Rng) -> f32 {
+pub(super) fn draw_normal(stream: &mut ChaCha8Rng) -> f32 {
     // 1 − [0, 1) keeps the logarithm finite.
     let radius = (-2.0 * (1.0 - stream.random::<f64>()).ln()).sqrt();
     (radius * (std::f64::consts::TAU * stream.random::<f64>()).cos()) as f32

@@ -1,4 +1,4 @@
-//! Our own CPU kernels: convolution and its gradients, batch norm, pooling, linear layers and optimizers over f32.
+//! Our own CPU kernels: convolution and its gradients, batch norm, pooling, linear layers, InfoNCE and optimizers over f32.
 //!
 //! Owns the only `unsafe` besides the memory map. Everything public takes slices, checks every length and is sound for
 //! any input; the unsafe parts are private to the files below. Images are NHWC, convolution weights HWIO.
@@ -10,6 +10,7 @@
 
 pub mod batch_norm;
 pub mod buffers;
+pub mod contrast;
 pub mod convolution;
 pub mod geometry;
 mod gradient_tile;

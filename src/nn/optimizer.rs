@@ -1,4 +1,4 @@
-//! Optimizers over flat parameters: SGD with Nesterov momentum, and AdamW, each with state that can be saved.
+//! Optimizers over flat parameters: SGD with momentum, and AdamW, each with state that can be saved; and the recipe of a training.
 //!
 //! A rule, its step count and its state vectors; the passes over the vectors are `nn::ops::optimizer`, elementwise, so neither order nor
 //! thread count changes a bit. Weight decay reaches every number, as in PyTorch without parameter groups. Owned by the training loop.
@@ -9,12 +9,14 @@ use super::{NnError, Result};
 /// A rule with its constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
-    /// `m ← μ·m + g + w·p;  p ← p − η·(g + w·p + μ·m)` (Nesterov momentum as in PyTorch, Sutskever et al. 2013).
+    /// `m ← μ·m + g + w·p;  p ← p − η·m`, or with Nesterov's look ahead `p ← p − η·(g + w·p + μ·m)` (as in PyTorch, Sutskever et al. 2013).
     Sgd {
         /// μ, 0 to 1.
         momentum: f32,
         /// w, added to the gradient as `w·p`.
         weight_decay: f32,
+        /// Whether the step looks ahead.
+        nesterov: bool,
     },
     /// Adam with decoupled decay (Loshchilov & Hutter 2019).
     AdamW {
@@ -38,6 +40,19 @@ impl Rule {
             Self::AdamW { .. } => 2,
         }
     }
+}
+
+/// How the parameters of a training move.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recipe {
+    /// Rule of the optimizers of backbone and head.
+    pub rule: Rule,
+    /// Peak learning rate of the backbone.
+    pub peak_rate: f32,
+    /// Learning rate of the head as a multiple of the backbone's.
+    pub head_rate_factor: f32,
+    /// Share of the steps in which the rate climbs to its peak.
+    pub warm_up_fraction: f32,
 }
 
 /// A rule at work on one flat vector.
@@ -82,8 +97,8 @@ impl Optimizer {
     pub fn step(&mut self, values: &mut [f32], gradients: &[f32], rate: f32) {
         self.step_count += 1;
         match (self.rule, self.state.as_mut_slice()) {
-            (Rule::Sgd { momentum, weight_decay }, [velocity]) => {
-                let step = SgdStep { learning_rate: rate, momentum, weight_decay, nesterov: true };
+            (Rule::Sgd { momentum, weight_decay, nesterov }, [velocity]) => {
+                let step = SgdStep { learning_rate: rate, momentum, weight_decay, nesterov };
                 sgd_step(values, gradients, velocity, &step);
             }
             (Rule::AdamW { beta1, beta2, epsilon, weight_decay }, [mean, square]) => {
@@ -100,7 +115,8 @@ impl Optimizer {
 mod tests {
     use super::*;
 
-    const SGD: Rule = Rule::Sgd { momentum: 0.9, weight_decay: 0.01 };
+    const SGD: Rule = Rule::Sgd { momentum: 0.9, weight_decay: 0.01, nesterov: true };
+    const PLAIN: Rule = Rule::Sgd { momentum: 0.9, weight_decay: 0.01, nesterov: false };
     const ADAMW: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };
 
     /// Three steps from p = (1, −2) with the gradient p² + 1, as in the script beside each test.
@@ -121,10 +137,10 @@ mod tests {
             for t in 1..=3 {
                 let g = p * p + 1.0;
                 match rule {
-                    Rule::Sgd { .. } => {
+                    Rule::Sgd { nesterov, .. } => {
                         let g = g + 0.01 * p;
                         m = 0.9 * m + g;
-                        p -= 0.1 * (g + 0.9 * m);
+                        p -= 0.1 * if nesterov { g + 0.9 * m } else { m };
                     }
                     Rule::AdamW { .. } => {
                         p -= 0.1 * 0.1 * p;
@@ -141,8 +157,8 @@ mod tests {
     }
 
     #[test]
-    fn both_rules_move_as_pytorch_documents_them() {
-        for rule in [SGD, ADAMW] {
+    fn every_rule_moves_as_pytorch_documents_it() {
+        for rule in [SGD, PLAIN, ADAMW] {
             for (found, expected) in run(rule).iter().zip(reference(rule)) {
                 assert!(
                     (f64::from(*found) - expected).abs() < 1e-4 * expected.abs().max(1.0),

@@ -11,6 +11,9 @@ use std::sync::Arc;
 use super::graph::Architecture;
 use super::{NnError, Result};
 
+/// How far running statistics move towards a batch, as in PyTorch.
+pub const NORM_MOMENTUM: f32 = 0.1;
+
 /// What a training forward pass saw, flat in the order of the store's buffers: each norm's batch mean, then its unbiased variance.
 ///
 /// With several groups both are the mean over the groups.

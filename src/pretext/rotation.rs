@@ -7,20 +7,31 @@
 use candle_core::Tensor;
 use rand::seq::SliceRandom;
 
-use super::{EpochPlan, Pretext};
+use super::{EpochPlan, Judge, Pretext};
+use crate::domain::content_hash::ContentHash;
 use crate::domain::seed::StreamKey;
+use crate::domain::settings::ImageShape;
 use crate::nn::backbone::Backbone;
+use crate::nn::checkpoint::Checkpoint;
 use crate::nn::head::{self, ClassifiedStep};
 use crate::nn::loss::negative_log_likelihood;
-use crate::nn::parameters::ParameterStore;
+use crate::nn::optimizer::{Recipe, Rule};
 use crate::nn::{NnError, Result};
-use crate::vision::{Augmentation, Pool, Sample};
+use crate::vision::{Augmentation, Pool, Sample, Views};
 
 /// Quarter turns that are told apart.
 const TURN_COUNT: u8 = 4;
 
 /// Views in a mini-batch: 32 images in all four rotations, or 128 in one.
 const BATCH_SIZE: usize = 128;
+
+/// RotNet's, with the step decay replaced by half a cosine after a short warm-up.
+const RECIPE: Recipe = Recipe {
+    rule: Rule::Sgd { momentum: 0.9, weight_decay: 5e-4, nesterov: true },
+    peak_rate: 0.1,
+    head_rate_factor: 1.0,
+    warm_up_fraction: 0.05,
+};
 
 /// The rotation task.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +48,7 @@ impl Rotation {
     }
 
     /// The turns under which an image is shown in a pass.
-    fn draw_turns(self, key: &StreamKey, hash: &crate::domain::content_hash::ContentHash) -> Vec<u8> {
+    fn draw_turns(self, key: &StreamKey, hash: &ContentHash) -> Vec<u8> {
         let mut turns: Vec<u8> = (0..TURN_COUNT).collect();
         if self.rotations_per_image < TURN_COUNT {
             turns.shuffle(&mut key.clone().with_content(hash).stream());
@@ -52,42 +63,50 @@ impl Pretext for Rotation {
         usize::from(TURN_COUNT)
     }
 
+    fn recipe(&self, _pool: &Pool) -> Recipe {
+        RECIPE
+    }
+
     fn plan_epoch(&self, pool: &Pool, order: &[usize], seed: u64, epoch: u32) -> EpochPlan {
         let key = StreamKey::new(seed, "rotation.turns").with_number(u64::from(epoch));
         let views = |&index: &usize| {
             let turns = self.draw_turns(&key, pool.hash(index));
-            turns.into_iter().map(move |quarter_turns| Sample { index, quarter_turns })
+            turns.into_iter().map(move |quarter_turns| Sample { quarter_turns, ..Sample::upright(index) })
         };
         // All rotations of an image lie in one mini-batch, so its size is a multiple of their count.
         let images_per_batch = BATCH_SIZE / usize::from(self.rotations_per_image);
         EpochPlan {
             samples: order.iter().flat_map(views).collect(),
             batch_size: images_per_batch * usize::from(self.rotations_per_image),
-            augmentation: Some((
+            views: Views::Cropped(
                 Augmentation::crop_and_flip(pool.shape()),
                 StreamKey::new(seed, "rotation.augment").with_number(u64::from(epoch)),
-            )),
+            ),
         }
     }
 
     fn train_step(
         &self,
         backbone: &dyn Backbone,
-        parameters: &ParameterStore,
-        head: &ParameterStore,
+        model: &mut Checkpoint,
+        _pool: &Pool,
         samples: &[Sample],
         images: &Tensor,
     ) -> Result<ClassifiedStep> {
         let turns: Vec<u32> = samples.iter().map(|sample| u32::from(sample.quarter_turns)).collect();
-        head::classified_step(backbone, parameters, head, images, &turns)
+        head::classified_step(backbone, &model.backbone, &model.head, images, &turns)
+    }
+
+    fn scoring_views(&self, _shape: ImageShape, _seed: u64) -> Views {
+        Views::Plain
     }
 
     fn scoring_samples(&self, index: usize) -> Vec<Sample> {
-        (0..TURN_COUNT).map(|quarter_turns| Sample { index, quarter_turns }).collect()
+        (0..TURN_COUNT).map(|quarter_turns| Sample { quarter_turns, ..Sample::upright(index) }).collect()
     }
 
-    fn item_losses(&self, head: &ParameterStore, features: &[f32]) -> Result<Vec<f32>> {
-        let logits = head::logits_of(features, head).map_err(NnError::from)?;
+    fn item_losses(&self, judge: Judge<'_>, _items: &[ContentHash], features: &[f32]) -> Result<Vec<f32>> {
+        let logits = head::logits_of(features, judge.head).map_err(NnError::from)?;
         let turn_count = usize::from(TURN_COUNT);
         let mean = |views: &[f32]| {
             let rows = views.chunks_exact(turn_count).enumerate();
@@ -100,8 +119,6 @@ impl Pretext for Rotation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::content_hash::ContentHash;
-    use crate::domain::settings::ImageShape;
 
     fn pool(count: u8) -> Pool {
         let hashes: Vec<_> = (0..count).map(|item| ContentHash::of_file(&[item])).collect();
@@ -148,7 +165,8 @@ mod tests {
         let unsure = std::iter::repeat_n(0.0, 16);
         let upside_down = [2, 3, 0, 1].into_iter().flat_map(certain);
         let features: Vec<f32> = right.chain(unsure).chain(upside_down).collect();
-        let losses = Rotation::new(1).item_losses(&head, &features).unwrap();
+        let judge = Judge { head: &head, momentum: None };
+        let losses = Rotation::new(1).item_losses(judge, &[], &features).unwrap();
         let expected = [0.0, 4f32.ln(), 50.0];
         assert!(
             losses.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-4),

@@ -48,6 +48,8 @@ pub(super) fn run(bench: &mut Bench<'_>, arm: &Arm, observer: &mut dyn Observer)
             query: query.iter().map(|&item| *bench.oracle.pool.hash(item)).collect(),
         };
         let manifest = &trained.model.manifest;
+        let passes = &bench.model().manifest.epochs;
+        record.knn_accuracy = passes.last().and_then(|pass| pass.knn_accuracy);
         record.machine = format!("{}, {} threads", manifest.kernel, manifest.thread_count);
         observer.round(&record.name(), &ended);
         record.rounds.push(ended);

@@ -14,6 +14,7 @@ use crate::domain::project::ClassIndex;
 use crate::domain::seed::StreamKey;
 use crate::domain::settings::ImageShape;
 use crate::import::{self, Committed, Options, PreparedSegment, Sink, SinkError, StopFlag};
+use crate::learner::LabeledItem;
 use crate::vision::{Pool, PoolRow, SegmentTensor};
 
 use super::Result;
@@ -83,6 +84,12 @@ impl Oracle {
             test_classes: classes(&test),
             class_names,
         })
+    }
+
+    /// All pool items with their answers.
+    #[must_use]
+    pub fn known(&self) -> Vec<LabeledItem> {
+        (0..).zip(&self.classes).map(|(index, &class)| LabeledItem { index, class }).collect()
     }
 
     /// Items of each class among `items` of the pool.

@@ -119,7 +119,8 @@ impl<'b> Bench<'b> {
         let mut hook = hook(observer, format!("{}: pretraining", self.name()));
         let half_trained = read_file(&sink.path)?;
         let resume = half_trained.as_deref();
-        let model = pretrain(self.device, &oracle.pool, &settings, resume, &mut sink, &mut hook)?;
+        let labeled = oracle.known();
+        let model = pretrain(self.device, &oracle.pool, &labeled, &settings, resume, &mut sink, &mut hook)?;
         let bytes = model.to_bytes().map_err(|error| SimulateError::Learner(error.into()))?;
         write_file(&path, &bytes)?;
         remove_file(&sink.path)?;

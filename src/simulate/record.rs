@@ -47,6 +47,9 @@ pub struct RunRecord {
     pub seed: u64,
     /// Kernel variant and threads that the last round was computed by.
     pub machine: String,
+    /// Accuracy of the nearest labelled neighbours in the features of the pretext model, 0 to 1, among pool items.
+    #[serde(default)]
+    pub knn_accuracy: Option<f32>,
     /// Everything that decides the run beside the budgets.
     plan: Value,
     /// The rounds that are finished.
@@ -64,6 +67,7 @@ impl RunRecord {
             strategy: arm.name.clone(),
             seed,
             machine: String::new(),
+            knn_accuracy: None,
             plan: json!({
                 "pretext_run": crate::learner::pretext_run(&oracle.pool, &settings),
                 "classes": oracle.class_names, "test_count": oracle.test.len(), "fine_tune": settings.fine_tune,
@@ -148,6 +152,7 @@ pub(super) mod testing {
             strategy: strategy.to_owned(),
             seed,
             machine: "portable, 1 threads".to_owned(),
+            knn_accuracy: None,
             plan: Value::Null,
             rounds: (1..).zip(accuracies).map(round).collect(),
         }

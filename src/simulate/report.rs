@@ -2,6 +2,7 @@
 //!
 //! With several pretext tasks the figures of each stand below one another in one file. Ties, losses and unfinished runs stay in the tables.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::domain::settings::PretextKind;
@@ -109,6 +110,7 @@ fn counted(count: u32, noun: &str) -> String {
 
 fn section(plan: &Plan, task: PretextKind, comparison: &Comparison, records: &[&RunRecord]) -> String {
     let mut text = format!("\n## {} on {}\n", capitalised(task.name()), plan.dataset);
+    neighbour_line(&mut text, records);
     accuracy_table(&mut text, comparison);
     difference_table(&mut text, comparison);
     regret_table(&mut text, comparison);
@@ -120,6 +122,18 @@ fn section(plan: &Plan, task: PretextKind, comparison: &Comparison, records: &[&
         line(&mut text, &format!("\nUnfinished and left out of areas: {}.", named.join(", ")));
     }
     text
+}
+
+/// How well the pretext features tell classes apart before any label is asked, one accuracy a seed.
+fn neighbour_line(text: &mut String, records: &[&RunRecord]) {
+    let by_seed: BTreeMap<u64, f32> =
+        records.iter().filter_map(|record| Some((record.seed, record.knn_accuracy?))).collect();
+    if by_seed.is_empty() {
+        return;
+    }
+    let shown: Vec<String> = by_seed.values().map(|accuracy| format!("{accuracy:.3}")).collect();
+    let what = "After the pretext task the nearest neighbours of pool items that were held out vote for their class, by seed:";
+    line(text, &format!("\n{what} {}.", shown.join(", ")));
 }
 
 fn accuracy_table(text: &mut String, comparison: &Comparison) {

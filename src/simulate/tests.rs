@@ -95,6 +95,24 @@ fn a_stopped_simulation_goes_on_to_the_same_result() {
 }
 
 #[test]
+fn both_pretext_tasks_stand_beside_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (oracle, mut plan) = ground(folder.path());
+    plan.pretexts = vec![PretextKind::Rotation, PretextKind::Moco];
+    plan.arms = ["deep_active", "pretext"].map(|arm| arm.parse().unwrap()).to_vec();
+    plan.seed_count = 1;
+    let records = simulate(&plan, &oracle, usize::MAX).0.unwrap();
+    let tasks: Vec<_> = records.iter().map(|record| record.pretext.name()).collect();
+    assert_eq!(tasks, ["rotation", "rotation", "moco", "moco"]);
+    assert!(records.iter().all(|record| record.knn_accuracy.is_some_and(|accuracy| accuracy > 0.25)));
+    // The two losses order the pool differently.
+    assert_ne!(records[1].rounds[1].query, records[3].rounds[1].query);
+    write_report(&plan, &oracle, &records, "gleaner simulate").unwrap();
+    let summary = std::fs::read_to_string(folder.path().join("summary.md")).unwrap();
+    assert!(summary.contains("## MoCo on squares") && summary.contains("nearest neighbours"), "{summary}");
+}
+
+#[test]
 fn more_budgets_go_on_and_another_plan_begins_anew() {
     let folder = tempfile::tempdir().unwrap();
     let (oracle, mut plan) = ground(folder.path());

@@ -11,7 +11,7 @@ use crate::domain::settings::ImageShape;
 use super::normalization::Normalization;
 
 /// Largest edge of a packed image (`ImageShape`'s limit); the tables of a view live on the stack.
-const SIZE_MAX: usize = 512;
+pub(super) const SIZE_MAX: usize = 512;
 
 /// What stands beyond an image's border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl Axis {
 }
 
 /// Mirrors a position at 0 and `last` until it lies between them.
-fn reflect(position: i64, last: i64) -> i64 {
+pub(super) fn reflect(position: i64, last: i64) -> i64 {
     if last == 0 {
         return 0;
     }

@@ -7,9 +7,12 @@ use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::thread;
 
+use rayon::prelude::*;
+
 use crate::domain::seed::StreamKey;
 
 use super::augment::{Augmentation, View};
+use super::distort::Distortion;
 use super::normalization::Normalization;
 use super::pool::Pool;
 
@@ -20,14 +23,27 @@ pub struct Sample {
     pub index: usize,
     /// Counter-clockwise quarter turns, 0 to 3: the rotation pretext's label.
     pub quarter_turns: u8,
+    /// Which of the image's distorted views, from 1 on; 0 is the image as it stands.
+    pub view: u32,
 }
 
 impl Sample {
     /// The image as it stands.
     #[must_use]
     pub fn upright(index: usize) -> Self {
-        Self { index, quarter_turns: 0 }
+        Self { index, quarter_turns: 0, view: 0 }
     }
+}
+
+/// How the images of a batch are looked at; keys hold seed, stream name and epoch, and the content hash is added where a view is drawn.
+#[derive(Clone)]
+pub enum Views {
+    /// As they stand.
+    Plain,
+    /// Cropped and flipped: all samples of one image share their crop and flip under one key.
+    Cropped(Augmentation, StreamKey),
+    /// Distorted: each view number of an image is drawn by itself.
+    Distorted(Distortion, StreamKey),
 }
 
 /// A filled batch, lent to the consumer.
@@ -44,38 +60,55 @@ pub struct Batch<'a> {
 pub struct BatchLoader<'a> {
     pool: &'a Pool,
     normalization: &'a Normalization,
-    augmentation: Option<(Augmentation, StreamKey)>,
+    views: Views,
 }
 
 impl<'a> BatchLoader<'a> {
     /// Loads the images of `pool` as they are, normalised.
     #[must_use]
     pub fn new(pool: &'a Pool, normalization: &'a Normalization) -> Self {
-        Self { pool, normalization, augmentation: None }
+        Self { pool, normalization, views: Views::Plain }
     }
 
-    /// Draws a random view of each image instead; `key` holds seed, stream name and epoch, the content hash is added here, so all
-    /// samples of one image share their crop and flip within an epoch.
+    /// Looks at the images by `views` instead.
     #[must_use]
-    pub fn with_augmentation(mut self, augmentation: Augmentation, key: StreamKey) -> Self {
-        self.augmentation = Some((augmentation, key));
+    pub fn with_views(mut self, views: Views) -> Self {
+        self.views = views;
         self
     }
 
-    /// Fills `out` with the images of `samples`, `[N, size, size, channels]`, on the calling thread.
+    /// Fills `out` with the images of `samples`, `[N, size, size, channels]`: distorted views on rayon's global threads, since they cost the most,
+    /// others on the calling thread.
     ///
     /// Panics when `out` has another length or an index isn't below the pool's length.
     pub fn fill(&self, samples: &[Sample], out: &mut [f32]) {
         let shape = self.pool.shape();
         assert_eq!(out.len(), samples.len() * shape.byte_count(), "a batch has room for its samples");
-        for (sample, image) in samples.iter().zip(out.chunks_exact_mut(shape.byte_count())) {
-            let mut view = match &self.augmentation {
-                Some((augmentation, key)) => augmentation.draw(key, self.pool.hash(sample.index)),
-                None => View::default(),
-            };
-            view.quarter_turns = sample.quarter_turns;
-            view.write(self.pool.pixels(sample.index), shape, self.normalization, image);
+        match &self.views {
+            Views::Distorted(..) => {
+                let images = out.par_chunks_exact_mut(shape.byte_count());
+                samples.par_iter().zip(images).for_each(|(sample, image)| self.write(sample, image));
+            }
+            Views::Plain | Views::Cropped(..) => {
+                let images = out.chunks_exact_mut(shape.byte_count());
+                samples.iter().zip(images).for_each(|(sample, image)| self.write(sample, image));
+            }
         }
+    }
+
+    fn write(&self, sample: &Sample, image: &mut [f32]) {
+        let (hash, pixels) = (self.pool.hash(sample.index), self.pool.pixels(sample.index));
+        let shape = self.pool.shape();
+        let mut view = match &self.views {
+            Views::Distorted(distortion, key) if sample.view > 0 => {
+                let view = distortion.draw(key, hash, sample.view);
+                return view.write(pixels, shape, self.normalization, image);
+            }
+            Views::Cropped(augmentation, key) => augmentation.draw(key, hash),
+            Views::Plain | Views::Distorted(..) => View::default(),
+        };
+        view.quarter_turns = sample.quarter_turns;
+        view.write(pixels, shape, self.normalization, image);
     }
 
     /// Hands `consume` the samples in batches of `batch_size` (the last may be smaller) until it breaks or all are done.
@@ -155,9 +188,9 @@ mod tests {
         let (pool, normalization) = (pool(23), normalization());
         let augmentation = Augmentation { crop_padding: 1, padding: Padding::Reflect, flip: true };
         let key = StreamKey::new(7, "augment").with_number(2);
-        let loader = BatchLoader::new(&pool, &normalization).with_augmentation(augmentation, key);
+        let loader = BatchLoader::new(&pool, &normalization).with_views(Views::Cropped(augmentation, key));
         let samples: Vec<_> =
-            (0..46).map(|at| Sample { index: at % 23, quarter_turns: (at / 12) as u8 }).collect();
+            (0..46).map(|at| Sample { quarter_turns: (at / 12) as u8, ..Sample::upright(at % 23) }).collect();
         let (sizes, values) = collect(&loader, &samples, 10);
         assert_eq!(sizes, [10, 10, 10, 10, 6]);
         let (sizes, once) = collect(&loader, &samples, 100);
@@ -166,6 +199,23 @@ mod tests {
         let mut filled = vec![0.0; values.len()];
         loader.fill(&samples, &mut filled);
         assert_eq!(values, filled);
+    }
+
+    #[test]
+    fn distorted_views_depend_on_neither_batches_nor_threads_and_view_0_is_the_image() {
+        let (pool, normalization) = (pool(23), normalization());
+        let views = Views::Distorted(Distortion::contrastive(SHAPE, false), StreamKey::new(7, "views"));
+        let loader = BatchLoader::new(&pool, &normalization).with_views(views);
+        let samples: Vec<_> =
+            (0..69).map(|at| Sample { view: at / 23, ..Sample::upright(at as usize % 23) }).collect();
+        let (_, values) = collect(&loader, &samples, 10);
+        let single = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let mut alone = vec![0.0; values.len()];
+        single.install(|| loader.fill(&samples, &mut alone));
+        assert_eq!(values, alone);
+        let (_, plain) = collect(&BatchLoader::new(&pool, &normalization), &samples[..23], 23);
+        assert_eq!(values[..plain.len()], plain);
+        assert_ne!(values[plain.len()..2 * plain.len()], values[2 * plain.len()..]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::blob::{checkpoint_key, initial_weights_key, pretext_key};
 use crate::engine::{Outcome, Work};
-use crate::learner::CheckpointSink;
+use crate::learner::{CheckpointSink, LabeledItem};
 use crate::nn::checkpoint::Checkpoint;
 use crate::rounds::request::{PretrainRequest, from_json, to_json};
 use crate::store::job::JobRow;
@@ -33,8 +33,11 @@ pub(super) async fn run(
         (extents, items)
     };
     let pool = workshop.materials.open_pool(project.id, project.settings.image, &extents, &items).await?;
+    let known = (0..).zip(&items);
+    let labeled = known.filter_map(|(index, item)| Some(LabeledItem { index, class: item.class? })).collect();
     let work = Work::Pretrain {
         pool: Arc::new(pool),
+        labeled,
         settings: Box::new(project.settings.clone()),
         initial_weights: load_initial_weights(workshop, project).await?,
         resume: load_resume(workshop, row).await?,

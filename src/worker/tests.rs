@@ -15,7 +15,9 @@ use crate::config::DeviceChoice;
 use crate::domain::ids::{ImportId, ItemId, ProjectId, TokenId};
 use crate::domain::import::{ImportFormat, ImportState, LabelRule, SplitRule};
 use crate::domain::project::ProjectState;
-use crate::domain::settings::{FineTuneMode, FineTuneSettings, ImageShape, PretextSettings, ProjectSettings};
+use crate::domain::settings::{
+    FineTuneMode, FineTuneSettings, ImageShape, PretextKind, PretextSettings, ProjectSettings,
+};
 use crate::engine::{Engine, EngineConfig, EngineGuard};
 use crate::events::Events;
 use crate::labeling::{LeaseWish, Submission, Submit, lease_tasks, submit_labels};
@@ -252,9 +254,10 @@ fn draw_images(folder: &Path, count: u8) {
     }
 }
 
-async fn run_to_the_end(mode: FineTuneMode) {
+async fn run_to_the_end(mode: FineTuneMode, task: PretextKind) {
     let mut settings = settings();
     settings.fine_tune.mode = mode;
+    settings.pretext.kind = task;
     let service = Service::start(settings).await;
     draw_images(&service.folder.path().join("images"), 20);
     std::fs::write(service.folder.path().join("images/train/dark/broken.png"), b"no image").unwrap();
@@ -324,12 +327,17 @@ async fn check_published_after_a_restart(service: &Service) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pile_of_images_becomes_a_trained_model() {
-    run_to_the_end(FineTuneMode::Full).await;
+    run_to_the_end(FineTuneMode::Full, PretextKind::Rotation).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pile_of_images_becomes_a_trained_head() {
-    run_to_the_end(FineTuneMode::Head).await;
+    run_to_the_end(FineTuneMode::Head, PretextKind::Rotation).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pile_of_images_becomes_a_trained_model_by_their_views() {
+    run_to_the_end(FineTuneMode::Full, PretextKind::Moco).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

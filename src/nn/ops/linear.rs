@@ -95,7 +95,7 @@ impl CustomOp3 for Linear {
 }
 
 /// `rows · matrix + bias` for a row-major matrix of rows.
-fn multiply_matrix(rows: &[f32], matrix: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn multiply_matrix(rows: &[f32], matrix: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
     let (depth, width) = (matrix.depth(), matrix.width());
     let window = Window::matrix(depth, width);
     let mut product = vec![0.0; rows.len() / depth * width];

@@ -1,4 +1,4 @@
-//! SGD with momentum and AdamW, each one fused pass over flat parameters.
+//! SGD with momentum, AdamW and the running mean of a momentum encoder, each one fused pass over flat parameters.
 //!
 //! The state is plain vectors beside the parameters, so a checkpoint can hold it. Elementwise, hence the same bits for
 //! any number of threads. Semantics are PyTorch's `SGD(nesterov=…)` and `AdamW`.
@@ -91,6 +91,22 @@ pub fn adamw_step(
                 *mean = step.beta1 * *mean + (1.0 - step.beta1) * gradient;
                 *square = step.beta2 * *square + (1.0 - step.beta2) * gradient * gradient;
                 *parameter = *parameter * keep - rate * *mean / (square.sqrt() * root_scale + step.epsilon);
+            }
+        });
+    });
+}
+
+/// Moves `follower` towards `leader` in place: `f ← momentum·f + (1 − momentum)·l`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn follow(follower: &mut [f32], leader: &[f32], momentum: f32) {
+    assert_eq!(follower.len(), leader.len(), "one leader a follower");
+    let pieces = follower.par_chunks_mut(PIECE).zip(leader.par_chunks(PIECE));
+    install(|| {
+        pieces.for_each(|(follower, leader)| {
+            for (follower, leader) in follower.iter_mut().zip(leader) {
+                *follower = momentum * *follower + (1.0 - momentum) * leader;
             }
         });
     });

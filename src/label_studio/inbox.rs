@@ -15,7 +15,9 @@ use crate::domain::label::LabelOutcome;
 use crate::domain::label_studio::{AnnotationOutcome as O, ItemKey, WantedState};
 use crate::domain::task::{SkipReason, TaskState};
 use crate::events::Events;
-use crate::labeling::{self, Actor, ExternalLabel, ExternalOutcome, LabelingError, Submission, SubmitResult};
+use crate::labeling::{
+    self, Actor, ExternalLabel, ExternalOutcome, LabelingError, Submission, Submit, SubmitResult,
+};
 use crate::rounds::SupervisorWake;
 use crate::store::label_studio::{self, FoundItem, PendingAnnotation};
 use crate::store::project::{self, ProjectRow};
@@ -228,8 +230,9 @@ async fn submit(
         seconds: row.seconds,
         person: row.person.clone(),
     };
-    let results = labeling::submit_labels(connection, project, row.source, &[submission]).await?;
-    let Some(SubmitResult { label, outcome, .. }) = results.into_iter().next() else {
+    let submit = Submit { labeler: row.source, submissions: &[submission] };
+    let submitted = labeling::submit_labels(connection, project, &[submit]).await?;
+    let Some(SubmitResult { label, outcome, .. }) = submitted.results.into_iter().flatten().next() else {
         return Ok((O::UnknownItem, None));
     };
     let outcome = match outcome {

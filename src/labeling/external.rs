@@ -73,12 +73,13 @@ pub async fn add_external_label(
         item: external.item,
         round_number,
         class: external.class,
+        labeler,
         person: external.person.clone(),
         attempt: None,
         seconds: external.seconds,
         counted: true,
     };
-    label::create_all(connection, project.id, labeler, &[fresh]).await?;
+    label::create_all(connection, project.id, &[fresh]).await?;
     task::write_classes(connection, &[external.item], &[Some(external.class)]).await?;
     let payload = json!({
         "label": id, "task": asked_by.id, "item": external.item, "round": round_number, "class": external.class_name, "labeler": labeler,

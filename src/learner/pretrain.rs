@@ -184,7 +184,16 @@ mod tests {
         let mut settings = fixture::settings();
         settings.pretext.epochs = 1;
         let start = |initial: Option<&[u8]>| {
-            pretrain_from(&Device::Cpu, &pool, &[], &settings, initial, None, &mut DropCheckpoints, &mut go_on)
+            pretrain_from(
+                &Device::Cpu,
+                &pool,
+                &[],
+                &settings,
+                initial,
+                None,
+                &mut DropCheckpoints,
+                &mut go_on,
+            )
         };
         let drawn = start(None).unwrap();
         // What one epoch has learned goes on from there: the same file, the same result; another beginning, another.

@@ -107,6 +107,23 @@ pub async fn last_number(connection: &mut PgConnection) -> Result<i64, StoreErro
     Ok(number)
 }
 
+/// The number after which `count` numbered events of a project follow; 0 where there are no more.
+pub async fn find_number_before(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    count: i64,
+) -> Result<i64, StoreError> {
+    let number = sqlx::query_scalar!(
+        r#"select coalesce((select number from event where project = $1 and number is not null
+             order by number desc offset $2 limit 1), 0) as "number!""#,
+        project as ProjectId,
+        count
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(number)
+}
+
 /// The right to number events, held until dropped.
 #[derive(Debug)]
 pub struct RelayConnection(PgConnection);

@@ -22,6 +22,8 @@ import { Viewer } from "./viewer.js";
 import { WaitingCard, progressBar } from "./waiting.js";
 
 const FOLLOW_MS = 4000;
+/** Whoever works hears of the batch with each answer, so the project is asked for seldom. */
+const FOLLOW_AT_WORK_MS = 30_000;
 const LEAVE_MS = 2000;
 /** So long an image that was answered stays, dimmed, before the page says that there is nothing to do: a batch's border is crossed by then. */
 const PASSING_MS = 800;
@@ -52,6 +54,7 @@ class LabelPage {
   /** Tasks that were marked in the grid, to be shown alone. */
   #aside = new Set();
   #round = null;
+  #followedAt = 0;
 
   constructor(project, me, outbox) {
     this.#project = project;
@@ -455,7 +458,8 @@ class LabelPage {
 
   /** Keeps the batch's progress and the running job up to date while the page is looked at. */
   async #follow() {
-    if (document.hidden) return;
+    if (document.hidden || (this.#desk.current && performance.now() - this.#followedAt < FOLLOW_AT_WORK_MS)) return;
+    this.#followedAt = performance.now();
     try {
       const project = readProject(await get(projectPath(this.#project.name)));
       this.#project = { ...this.#project, progress: project.progress, showSuggestions: project.showSuggestions };

@@ -29,6 +29,8 @@ import { text } from "./text.js";
 const UNSTARTED = ["empty", "importing", "ready"];
 const JOB_MS = 1000;
 const QUIET_MS = 8000;
+/** A large project takes longer to count; so many times as long as the answer took, the page leaves the service alone. */
+const SHARE = 10;
 /** Bursts of events (labels) are answered by one refresh. */
 const GATHER_MS = 700;
 
@@ -41,6 +43,7 @@ class ProjectPage {
   #gathered = new Set();
   #gathering = null;
   #poll = null;
+  #answerMs = 0;
 
   constructor(project, me) {
     this.#name = project.name;
@@ -63,7 +66,7 @@ class ProjectPage {
       models: new Models(path),
       confusion: new Confusion(path),
       nextStep: operator ? new NextStep((name) => this.#follow(name), `/label/${encodeURIComponent(project.name)}`) : null,
-      feed: new Feed(path, (kind) => this.#hear(kind)),
+      feed: operator ? new Feed(path, (kind) => this.#hear(kind)) : null,
     };
     this.#build(operator);
   }
@@ -72,7 +75,7 @@ class ProjectPage {
     this.#showProject();
     await this.#refresh(["rounds", "curve", "models"]);
     this.#turnTo(this.#tabs.current);
-    this.#parts.feed.open();
+    this.#parts.feed?.open();
     this.#schedule();
     document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(["project", "rounds", "curve", "models"]));
   }
@@ -112,9 +115,9 @@ class ProjectPage {
       parts.summary.element,
       grid(
         panel(text.curve.title, parts.curve.element, "wide later", parts.curve.choice),
-        panel(text.outlook.title, parts.outlook.element, "later"),
-        panel(text.rounds.title, parts.rounds.element, "full later"),
-        panel(text.feed.title, parts.feed.element, "wide"),
+        panel(text.outlook.title, parts.outlook.element, "tall later"),
+        parts.feed && panel(text.feed.title, parts.feed.element, "wide"),
+        panel(text.rounds.title, parts.rounds.element, "wide later"),
         panel(text.models.title, parts.models.element, "later"),
       ),
     ];
@@ -172,16 +175,17 @@ class ProjectPage {
   #schedule() {
     clearTimeout(this.#poll);
     const isBusy = this.#project.progress !== null || this.#project.state === "importing";
-    this.#poll = setTimeout(
-      async () => {
-        if (!document.hidden) {
-          await this.#refresh(["project"]);
-          this.#parts.labeling?.refresh({ isIdle: true });
-        }
-        this.#schedule();
-      },
-      isBusy ? JOB_MS : QUIET_MS,
-    );
+    const wait = Math.max(isBusy ? JOB_MS : QUIET_MS, SHARE * this.#answerMs);
+    this.#poll = setTimeout(async () => {
+      if (!document.hidden) {
+        const asked = performance.now();
+        // Whoever may not hear events looks again instead.
+        await this.#refresh(this.#parts.feed ? ["project"] : ["project", "rounds"]);
+        this.#answerMs = performance.now() - asked;
+        this.#parts.labeling?.refresh({ isIdle: true });
+      }
+      this.#schedule();
+    }, wait);
   }
 
   #showProject() {

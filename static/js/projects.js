@@ -22,7 +22,7 @@ async function open() {
   const make =
     operator &&
     element("button", { type: "button", class: "button primary", on: { click: openNewProject } }, icon("plus"), text.projects.make);
-  const access = me.role === "admin" && element("a", { class: "button", href: "/access" }, icon("people"), text.access.open);
+  const access = operator && element("a", { class: "button", href: "/access" }, icon("people"), text.access.open);
   main.className = "page";
   const head = element(
     "div",

@@ -59,8 +59,9 @@ export function confirm({ title, body, yes, tone = "plain" }) {
       title,
       body: element("p", {}, body),
       actions: (close) => [
-        element("button", { type: "button", class: "button", on: { click: () => close("no") } }, text.dialog.cancel),
-        element("button", { type: "button", class: `button primary ${tone}`, autofocus: true, on: { click: () => close("yes") } }, yes),
+        // Where something is lost, Enter must not do it.
+        element("button", { type: "button", class: "button", autofocus: tone === "danger", on: { click: () => close("no") } }, text.dialog.cancel),
+        element("button", { type: "button", class: `button primary ${tone}`, autofocus: tone !== "danger", on: { click: () => close("yes") } }, yes),
       ],
     });
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });

@@ -3,6 +3,9 @@
 
 import { element } from "./dom.js";
 
+/** Scrolled faster than this (pixels a millisecond) nobody sees a picture, so none is fetched until it is slower or has come to rest. */
+const FLYING = 5;
+const REST_MS = 80;
 /** Rows kept above and below those in sight. */
 const SPARE_ROWS = 2;
 /** With fewer rows than this below the sight, more of the list is wanted; whoever is asked knows whether there is more. */
@@ -16,13 +19,17 @@ export class VirtualGrid {
   #tiles = new Map();
   #width = 0;
   #scheduled = false;
+  #drawnAt = 0;
+  #drawnTop = 0;
+  #isFlying = false;
+  #resting = null;
   #least;
   #extra;
   #gap;
   #list = element("ul", { class: "virtual-list" });
 
   /**
-   * `make(item, index)` gives a tile's content; `wantMore` is called when the end of the list comes near. A tile is at least `least` pixels
+   * `make(item, index)` gives a tile's content, its pictures made by `latePicture`; `wantMore` is called when the end of the list comes near. A tile is at least `least` pixels
    * wide and `extra` pixels higher than wide.
    */
   constructor({ label, least, extra, gap = 10, make, wantMore }) {
@@ -76,7 +83,9 @@ export class VirtualGrid {
       if (fresh === null) continue;
       this.#items[index] = fresh;
       const tile = this.#tiles.get(index);
-      if (tile && !tile.contains(document.activeElement)) tile.replaceChildren(this.#make(fresh, index));
+      if (!tile || tile.contains(document.activeElement)) continue;
+      tile.replaceChildren(this.#make(fresh, index));
+      if (!this.#isFlying) showPictures(tile);
     }
   }
 
@@ -88,10 +97,23 @@ export class VirtualGrid {
   #schedule() {
     if (this.#scheduled) return;
     this.#scheduled = true;
-    requestAnimationFrame(() => {
+    requestAnimationFrame((now) => {
       this.#scheduled = false;
+      const top = this.element.scrollTop;
+      const wasFlying = this.#isFlying;
+      this.#isFlying = Math.abs(top - this.#drawnTop) > FLYING * Math.max(1, now - this.#drawnAt);
+      this.#drawnAt = now;
+      this.#drawnTop = top;
+      if (wasFlying && !this.#isFlying) showPictures(this.#list);
       this.#draw();
+      clearTimeout(this.#resting);
+      if (this.#isFlying) this.#resting = setTimeout(() => this.#rest(), REST_MS);
     });
+  }
+
+  #rest() {
+    this.#isFlying = false;
+    showPictures(this.#list);
   }
 
   #clear() {
@@ -133,6 +155,7 @@ export class VirtualGrid {
       tile.style.width = `${width}px`;
       tile.style.height = `${height}px`;
       tile.style.translate = `${column * (width + this.#gap)}px ${row * pitch}px`;
+      if (!this.#isFlying) showPictures(tile);
       this.#tiles.set(index, tile);
       this.#insert(tile, index);
     }
@@ -144,5 +167,17 @@ export class VirtualGrid {
     let next = null;
     for (const [other, node] of this.#tiles) if (other > index && (next === null || other < next.index)) next = { index: other, node };
     this.#list.insertBefore(tile, next?.node ?? null);
+  }
+}
+
+/** A picture of a tile, which is fetched once somebody can see it. */
+export function latePicture(source) {
+  return element("img", { data: { source }, alt: "", decoding: "async" });
+}
+
+function showPictures(place) {
+  for (const image of place.querySelectorAll("img[data-source]")) {
+    image.src = image.dataset.source;
+    delete image.dataset.source;
   }
 }

@@ -66,6 +66,12 @@ async fn a_stream_tells_what_happens_and_resumes_where_it_was() {
         ("label.accepted", Some("bag"))
     );
     assert!(later[0].0 > first[1].0);
+
+    let newest = read_events(open(&app, "/api/v1/projects/p/events?last=1", None).await, 1).await;
+    assert_eq!(newest, later);
+    let all = read_events(open(&app, "/api/v1/projects/p/events?last=50", None).await, 3).await;
+    assert_eq!(all, [first, later].concat());
+    app.get("/api/v1/projects/p/events?last=0").await.expect_invalid("last");
 }
 
 #[tokio::test]

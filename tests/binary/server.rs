@@ -51,6 +51,8 @@ impl Server {
             .env("GLEANER_IMPORT_ROOTS", place.import_root)
             .env("GLEANER_LISTEN", format!("127.0.0.1:{}", place.port))
             .env("GLEANER_ADMIN_TOKEN", TOKEN)
+            // Receivers of webhooks stand beside the server here.
+            .env("GLEANER_OUTBOUND_ALLOW_PRIVATE", "true")
             .env("GLEANER_THREADS", "2")
             .env("GLEANER_LOG", "warn")
             .stdout(Stdio::null())

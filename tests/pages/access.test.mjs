@@ -1,6 +1,7 @@
 // Signing in, and what axe-core finds on each page in both themes.
 
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
 import { AxeBuilder } from "@axe-core/playwright";
 import { after, before, test } from "node:test";
 import { api, launch, service, signIn } from "./browser.mjs";
@@ -46,14 +47,15 @@ test("an administrator makes a token that is shown once, and revokes it", async 
   const { page, context, problems } = await signIn(browser);
   await page.getByRole("link", { name: "Access" }).click();
   await page.waitForURL("**/access");
+  const part = page.getByRole("region", { name: "People and programs" });
   const name = `person ${Date.now()}`;
-  await page.getByLabel("Name", { exact: true }).fill(name);
-  await page.getByLabel("Ends", { exact: true }).selectOption("7");
-  await page.getByText("Only for some projects").click();
-  await page.getByLabel(service.project, { exact: true }).check();
-  await page.getByRole("button", { name: "Make a token" }).click();
-  const token = await page.getByLabel(`Token of ${name}`).inputValue();
-  const row = page.getByRole("row").filter({ hasText: name });
+  await part.getByLabel("Name", { exact: true }).fill(name);
+  await part.getByLabel("Ends", { exact: true }).selectOption("7");
+  await part.getByText("Only for some projects").click();
+  await part.getByLabel(service.project, { exact: true }).check();
+  await part.getByRole("button", { name: "Make a token" }).click();
+  const token = await part.getByLabel(`Token of ${name}`).inputValue();
+  const row = part.getByRole("row").filter({ hasText: name });
   await row.getByText(service.project, { exact: true }).waitFor();
   const made = (await api("GET", "/tokens?limit=1000")).items.find((other) => other.name === name);
   assert.equal(made.projects.length, 1);
@@ -66,7 +68,8 @@ test("an administrator makes a token that is shown once, and revokes it", async 
   assert.equal(await other.page.getByRole("button", { name: "New project" }).count(), 0);
   assert.equal(await other.page.getByRole("link", { name: "Access" }).count(), 0);
   await other.page.goto("/access");
-  await other.page.getByText("Only an administrator hands out tokens.").waitFor();
+  await other.page.getByText("Your token neither hands out tokens nor makes webhooks.").waitFor();
+  assert.equal(await other.page.getByRole("button", { name: "Make a webhook" }).count(), 0);
   assert.equal(await other.page.getByRole("button", { name: "Make a token" }).count(), 0);
   await other.page.goto(`/projects/${service.project}#labelers`);
   await other.page.getByRole("tab", { name: "Overview", selected: true }).waitFor();
@@ -86,6 +89,49 @@ test("an administrator makes a token that is shown once, and revokes it", async 
   await Promise.all([context.close(), other.context.close()]);
 });
 
+test("a webhook is made, tried out, silenced and removed, and its secret is shown once", async () => {
+  const received = [];
+  const receiver = createServer((request, response) => {
+    received.push(request.headers);
+    request.resume().on("end", () => response.writeHead(204).end());
+  });
+  await new Promise((resolve) => receiver.listen(0, "127.0.0.1", resolve));
+  const url = `http://127.0.0.1:${receiver.address().port}/events`;
+  const { page, context, problems } = await signIn(browser);
+  await page.goto("/access");
+  const part = page.getByRole("region", { name: "Webhooks" });
+  await part.getByText("No events are sent anywhere.").waitFor();
+  await part.getByLabel("Address").fill(url);
+  await part.getByText("Only some kinds of events").click();
+  await part.getByLabel("project.paused", { exact: true }).check();
+  await part.getByRole("button", { name: "Make a webhook" }).click();
+  assert.match(await part.getByLabel(`Secret of ${url}`).inputValue(), /^whsec_/);
+  const hook = part.getByRole("article").filter({ hasText: url });
+  await hook.getByText("Active", { exact: true }).waitFor();
+
+  await hook.getByRole("button", { name: "Send a test" }).click();
+  await hook.getByRole("button", { name: "Deliveries" }).click();
+  const deliveries = page.getByRole("dialog");
+  await deliveries.getByRole("rowheader", { name: "a test" }).waitFor();
+  for (let turn = 0; turn < 100 && (await deliveries.getByText(/taken, HTTP 204/).count()) === 0; turn++) {
+    await deliveries.getByRole("button", { name: "Look again" }).click();
+    await page.waitForTimeout(100);
+  }
+  await deliveries.getByText(/taken, HTTP 204/).waitFor();
+  assert.ok(received[0]["webhook-signature"].startsWith("v1,"));
+  await page.keyboard.press("Escape");
+
+  await hook.getByRole("button", { name: "Silence" }).click();
+  await hook.getByText("Somebody switched it off.").waitFor();
+  await hook.getByRole("button", { name: "Remove" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
+  await part.getByText("No events are sent anywhere.").waitFor();
+  assert.deepEqual((await api("GET", "/webhooks")).items, []);
+  assert.deepEqual(problems, []);
+  await context.close();
+  await new Promise((resolve) => receiver.close(resolve));
+});
+
 for (const colorScheme of ["light", "dark"]) {
   test(`axe-core finds no violation on any page in ${colorScheme}`, async () => {
     const { page, context } = await signIn(browser, { colorScheme, reducedMotion: "reduce" });
@@ -96,7 +142,8 @@ for (const colorScheme of ["light", "dark"]) {
     await assertAccessible(page, "new project");
     await page.keyboard.press("Escape");
     await page.goto("/access");
-    await page.getByText("Only for some projects").click();
+    for (const part of await page.locator("summary").all()) await part.click();
+    await page.getByText("No events are sent anywhere.").waitFor();
     await page.getByLabel("Show those that have ended").check();
     await page.getByRole("row").nth(1).waitFor();
     await assertAccessible(page, "access");

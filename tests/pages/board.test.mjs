@@ -66,6 +66,72 @@ test("the board shows the present state, the batch with its reasons, and follows
   await context.close();
 });
 
+test("no part of the board is wider than a phone", async () => {
+  const { page, context, problems } = await signIn(browser, { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
+  await page.goto(`/projects/${service.project}`);
+  await page.getByRole("img", { name: /present: / }).waitFor();
+  for (const [name, sign] of [
+    ["Overview", ".rounds-answered"],
+    ["Batch", "#part-batch .tile"],
+    ["Mistakes", "#part-model .figure-place > *"],
+    ["Labelers", "#part-labelers .table, #part-labelers .nothing"],
+    ["Images", "#part-import .tile"],
+  ]) {
+    await page.getByRole("tab", { name }).click();
+    await page.locator(sign).first().waitFor();
+    const width = await page.evaluate(() => document.documentElement.scrollWidth);
+    assert.ok(width <= 390, `${name} is ${width} pixels wide`);
+  }
+  await page.goto("/access");
+  await page.getByRole("heading", { level: 1 }).waitFor();
+  assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= 390);
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("all images are listed, by what is known of them, and one is shown with its facts", async () => {
+  const { page, context, problems } = await signIn(browser);
+  await page.goto(`/projects/${service.project}#import`);
+  await page.locator("#part-import button.tile").first().waitFor();
+  const project = await api("GET", projectPath());
+  const all = page.getByRole("group", { name: "Which images" }).getByRole("button", { name: /^All/ });
+  assert.equal((await all.textContent()).replace(/\D/g, ""), String(project.pool_count + project.test_count));
+  await page.getByRole("button", { name: /^Test split/ }).click();
+  const tile = page.locator("#part-import button.tile", { hasText: "test/" }).first();
+  await tile.click();
+  const facts = page.getByRole("dialog", { name: "Image" });
+  await facts.getByText("28 by 28 pixels").waitFor();
+  await facts.getByText("Test", { exact: true }).waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByRole("button", { name: /^Unlabelled/ }).click();
+  await page.locator("#part-import .tile-class", { hasText: "unlabelled" }).first().waitFor();
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
+test("checks and stopping rules are set in per cent and kept as fractions", async () => {
+  const { page, context, problems } = await signIn(browser);
+  await page.goto(`/projects/${service.project}`);
+  const before = await api("GET", projectPath());
+  await page.getByRole("button", { name: "Settings" }).click();
+  const form = page.getByRole("dialog");
+  await form.getByText("Votes and checks").click();
+  await form.getByText("When to stop before the budget is spent").click();
+  await form.getByLabel("Asked again, %").fill("7.5");
+  await form.getByLabel("Target accuracy, %").fill("99.9");
+  const sent = page.waitForRequest((request) => request.method() === "PATCH");
+  await form.getByRole("button", { name: "Save" }).click();
+  // What wasn't touched isn't sent, so nobody's other change is undone.
+  assert.deepEqual(Object.keys((await sent).postDataJSON()).sort(), ["relabel_fraction", "stopping"]);
+  await page.getByText("Saved.").waitFor();
+  const after = await api("GET", projectPath());
+  assert.deepEqual([after.relabel_fraction, after.stopping.target_accuracy], [0.075, 0.999]);
+  await page.getByText("Once accuracy is above 99.9 %").waitFor();
+  await api("PATCH", projectPath(), { relabel_fraction: before.relabel_fraction, stopping: before.stopping });
+  assert.deepEqual(problems, []);
+  await context.close();
+});
+
 test("pausing asks first, shows at once, and resuming goes on", async () => {
   const { page, context } = await signIn(browser);
   await page.goto(`/projects/${service.project}`);

@@ -27,7 +27,7 @@ test("agreement is shown by person, class and pair, and a labeler's votes are se
   page.setDefaultTimeout(120_000);
   await page.goto(`/projects/${NAME}`);
   await upload(path("/images"), images(48));
-  await page.getByRole("img", { name: /present: Ready/ }).waitFor();
+  await page.locator(".badge-slot").getByText("Ready").waitFor();
   await api("POST", path("/start"));
   await page.getByRole("img", { name: /present: Labeling/ }).waitFor();
   await page.getByRole("tab", { name: "Labelers" }).click();

@@ -1,5 +1,6 @@
 // Pictures of the pages for README and for whoever changes their look: `node screenshots.mjs FOLDER` against a running gleaner (the same
-// variables as the tests). Owns which states are worth a picture; it changes nothing but the answers it gives for them.
+// variables as the tests; GLEANER_TEST_VOTES_PROJECT may name a project in which several people judge an image). Owns which states are worth a
+// picture; it changes nothing but the answers it gives for them.
 
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -53,8 +54,18 @@ for (const colorScheme of ["light", "dark"]) {
   await page.getByRole("tab", { name: "Mistakes" }).click();
   await page.locator("#part-model .figure-place > *").first().waitFor();
   await shoot("mistakes", { fullPage: true });
+  await page.goto(`/projects/${process.env.GLEANER_TEST_VOTES_PROJECT ?? service.project}#labelers`);
+  await page.locator("#part-labelers .table").first().waitFor();
+  await page.waitForFunction(() => [...document.querySelectorAll(".tile img")].every((image) => image.complete));
+  await shoot("labelers", { fullPage: true });
+  await page.goto("/access");
+  await page.getByRole("row").nth(1).waitFor();
+  await shoot("access", { fullPage: true });
+  await page.goto(`/projects/${service.project}`);
+  await page.locator(".figures").first().waitFor();
   await page.getByRole("tab", { name: "Images" }).click();
-  await page.locator(".report, .drop").first().waitFor();
+  await page.locator("#part-import .tile img").first().waitFor();
+  await page.waitForFunction(() => [...document.querySelectorAll("#part-import .tile img")].every((image) => image.complete));
   await shoot("images", { fullPage: true });
   await context.close();
 

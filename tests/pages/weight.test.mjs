@@ -21,6 +21,7 @@ for (const [name, path, sign] of [
   ["the list of projects", "/", ".project-card"],
   ["the labeler's page", `/label/${service.project}`, "img.shown"],
   ["the operator's page", `/projects/${service.project}`, ".figures"],
+  ["the page of tokens", "/access", ".access"],
 ]) {
   test(`${name} weighs under 150 KB on a first visit`, async (t) => {
     const { page, context } = await signIn(browser);

@@ -21,6 +21,7 @@ use crate::http::auth::{Operator, Tool, find_project};
 use crate::http::extract::{Path, Query};
 use crate::http::problem::{ApiError, Problem};
 use crate::http::{AppState, Stopping};
+use crate::store;
 
 /// How often a silent stream shows that it lives, so that proxies keep it open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -33,6 +34,19 @@ pub struct EventQuery {
     /// The number after which to begin; 0 for all there ever were. Absent: from now on. `Last-Event-ID` overrides it.
     #[param(minimum = 0)]
     after: Option<i64>,
+}
+
+/// Where the stream of a project begins.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ProjectEventQuery {
+    /// The number after which to begin; 0 for all there ever were. Absent: from now on. `Last-Event-ID` overrides it.
+    #[param(minimum = 0)]
+    after: Option<i64>,
+    /// Begins with so many of the newest events, 1 to 1000, where neither `after` nor `Last-Event-ID` says where.
+    #[param(minimum = 1, maximum = 1000)]
+    last: Option<u32>,
 }
 
 /// The `data` of an event; its `id` is the number and its `event` the kind.
@@ -67,7 +81,7 @@ impl From<&EventRow> for EventAnswer {
     tag = "events",
     params(
         ("project" = String, Path, description = "Name or id"),
-        EventQuery,
+        ProjectEventQuery,
         ("Last-Event-ID" = Option<i64>, Header, description = "The number of the last event that was seen"),
     ),
     responses(
@@ -79,13 +93,19 @@ pub async fn stream_project_events(
     State(app): State<AppState>,
     caller: Tool,
     Path(project): Path<String>,
-    Query(query): Query<EventQuery>,
+    Query(query): Query<ProjectEventQuery>,
     headers: HeaderMap,
     stopping: Option<Extension<Stopping>>,
 ) -> Result<Response, ApiError> {
-    let after = resume_after(&headers, &query)?;
+    let mut after = resume_after(&headers, query.after)?;
+    if query.last.is_some_and(|last| !(1..=1000).contains(&last)) {
+        return Err(ApiError::invalid_field("last", "must be 1 to 1000"));
+    }
     let mut connection = app.store.acquire().await?;
     let row = find_project(&mut connection, &caller, &project).await?;
+    if let (None, Some(last)) = (after, query.last) {
+        after = Some(store::event::find_number_before(&mut connection, row.id, i64::from(last)).await?);
+    }
     drop(connection);
     Ok(stream(app.events.subscribe(Some(vec![row.id]), after).await?, stopping))
 }
@@ -109,14 +129,14 @@ pub async fn stream_events(
     headers: HeaderMap,
     stopping: Option<Extension<Stopping>>,
 ) -> Result<Response, ApiError> {
-    let after = resume_after(&headers, &query)?;
+    let after = resume_after(&headers, query.after)?;
     let projects = caller.projects.as_ref().map(|projects| projects.to_vec());
     Ok(stream(app.events.subscribe(projects, after).await?, stopping))
 }
 
-fn resume_after(headers: &HeaderMap, query: &EventQuery) -> Result<Option<i64>, ApiError> {
+fn resume_after(headers: &HeaderMap, after: Option<i64>) -> Result<Option<i64>, ApiError> {
     match headers.get("last-event-id") {
-        None => Ok(query.after),
+        None => Ok(after),
         Some(value) => match value.to_str().ok().and_then(|text| text.trim().parse().ok()) {
             Some(number) => Ok(Some(number)),
             None => Err(ApiError::invalid_field("Last-Event-ID", "must be the number of an event")),

@@ -6,6 +6,7 @@ import { element, icon, replaceChildren } from "../dom.js";
 import { choice, field, showFieldErrors, textInput, tickBoxes } from "../form.js";
 import { dayAndTime } from "../format.js";
 import { confirm, problemText, toastProblem } from "../shell.js";
+import { table } from "../table.js";
 import { text } from "../text.js";
 import { shownOnce } from "./secret.js";
 
@@ -98,18 +99,11 @@ export class Tokens {
 
   #draw() {
     const shown = this.#tokens.filter((token) => this.#ended.checked || stateOf(token) === "valid");
-    const head = text.tokens.columns.map(([name, kind]) => element("th", { scope: "col", class: kind }, name));
     replaceChildren(
       this.#list,
-      element(
-        "table",
-        { class: "table" },
-        element("thead", {}, element("tr", {}, head)),
-        element(
-          "tbody",
-          {},
-          shown.map((token) => this.#row(token)),
-        ),
+      table(
+        text.tokens.columns,
+        shown.map((token) => this.#row(token)),
       ),
     );
   }

@@ -3,6 +3,7 @@
 import { barList } from "../bars.js";
 import { element, replaceChildren } from "../dom.js";
 import { count, score } from "../format.js";
+import { table } from "../table.js";
 import { text } from "../text.js";
 import { figure } from "./panel.js";
 
@@ -67,7 +68,6 @@ function levelOf(alpha) {
 function pairs({ pairs, labelers }) {
   const nameOf = ({ labeler, person }) => person ?? labelers.find((one) => one.labeler === labeler)?.name ?? "–";
   const rows = [...pairs].sort((a, b) => (a.cohen_kappa ?? 2) - (b.cohen_kappa ?? 2));
-  const head = text.agreement.pairColumns.map(([name, kind]) => element("th", { scope: "col", class: kind }, name));
   const body = rows.map((pair) =>
     element(
       "tr",
@@ -80,6 +80,6 @@ function pairs({ pairs, labelers }) {
   return element(
     "div",
     { class: "table-frame", tabindex: "0", role: "group", "aria-label": text.agreement.byPair },
-    element("table", { class: "table" }, element("thead", {}, element("tr", {}, head)), element("tbody", {}, body)),
+    table(text.agreement.pairColumns, body),
   );
 }

@@ -12,12 +12,16 @@ export class Balance {
   #round = null;
   #bars = element("div", {});
   #select = choice(text.balance.choices, "round");
+  #isChosen = false;
 
   /** `classes` come from `dealKeys`. */
   constructor(classes) {
     this.#classes = classes;
     this.#select.setAttribute("aria-label", text.balance.which);
-    this.#select.addEventListener("change", () => this.#draw());
+    this.#select.addEventListener("change", () => {
+      this.#isChosen = true;
+      this.#draw();
+    });
     this.element = element("div", { class: "balance" }, this.#select, this.#bars);
   }
 
@@ -25,6 +29,8 @@ export class Balance {
   show(rounds, round) {
     this.#rounds = rounds;
     this.#round = round;
+    const hasLabels = round.classCounts.some(({ count: labelled }) => labelled > 0);
+    if (!this.#isChosen) this.#select.value = !hasLabels && round.predictedClassCounts.length > 0 ? "guessed" : "round";
     this.#draw();
   }
 

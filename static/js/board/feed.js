@@ -1,4 +1,5 @@
-// What happens in a project, as it happens. Owns the event stream (Server-Sent Events; the browser resumes by Last-Event-ID) and the list.
+// What happens in a project, as it happens, after what has happened last. Owns the event stream (Server-Sent Events; the browser resumes by
+// Last-Event-ID) and the list.
 
 import { address } from "../api.js";
 import { element } from "../dom.js";
@@ -25,7 +26,7 @@ export class Feed {
 
   /** Begins to listen; the stream ends with the page. */
   open() {
-    this.#source = new EventSource(address(`${this.#path}/events`));
+    this.#source = new EventSource(address(`${this.#path}/events?last=${SHOWN_COUNT}`));
     this.#source.addEventListener("open", () => this.#setState("live"));
     this.#source.addEventListener("error", () => this.#setState(this.#source.readyState === EventSource.CLOSED ? "closed" : "connecting"));
     for (const kind of Object.keys(text.events)) this.#source.addEventListener(kind, (event) => this.#take(kind, event));

@@ -7,6 +7,7 @@ import { PagedGrid } from "../paged_grid.js";
 import { openDialog } from "../shell.js";
 import { strategyName } from "../shapes.js";
 import { text } from "../text.js";
+import { latePicture } from "../virtual_grid.js";
 
 export class Gallery {
   #path;
@@ -54,7 +55,7 @@ function tile(task, colours) {
   return element(
     "button",
     { type: "button", class: `tile ${task.state}`, "aria-label": words, title: words, on: { click: () => explain(task) } },
-    element("img", { src: itemImage(task.item), alt: "", loading: "lazy", decoding: "async" }),
+    latePicture(itemImage(task.item)),
     element(
       "span",
       { class: "tile-head" },

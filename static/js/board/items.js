@@ -6,6 +6,7 @@ import { count } from "../format.js";
 import { PagedGrid } from "../paged_grid.js";
 import { openDialog } from "../shell.js";
 import { text } from "../text.js";
+import { latePicture } from "../virtual_grid.js";
 
 /** What each choice asks for. */
 const QUERIES = { all: "", unlabelled: "?split=pool&labeled=false", labelled: "?split=pool&labeled=true", test: "?split=test" };
@@ -93,7 +94,7 @@ function tile(item, colours) {
   return element(
     "button",
     { type: "button", class: "tile", "aria-label": text.items.tile(item.name), title: item.name, on: { click: () => open(item) } },
-    element("img", { src: itemImage(item.id), alt: "", loading: "lazy", decoding: "async" }),
+    latePicture(itemImage(item.id)),
     element("span", { class: "tile-file" }, element("bdi", {}, item.name)),
     known
       ? element(

@@ -4,6 +4,7 @@ import { post } from "../api.js";
 import { element, replaceChildren } from "../dom.js";
 import { ago, count, percent, score, seconds } from "../format.js";
 import { confirm, toast, toastProblem } from "../shell.js";
+import { table } from "../table.js";
 import { text } from "../text.js";
 
 export class LabelerTable {
@@ -23,12 +24,8 @@ export class LabelerTable {
       replaceChildren(this.element, element("p", { class: "nothing" }, text.labelers.empty));
       return;
     }
-    const head = text.labelers.columns.map(([name, kind, title]) => element("th", { scope: "col", class: kind, title }, name));
     const body = rows.flatMap((row) => this.#rowsOf(row, measured.filter((one) => one.labeler === row.labeler)));
-    replaceChildren(
-      this.element,
-      element("table", { class: "table" }, element("thead", {}, element("tr", {}, head)), element("tbody", {}, body)),
-    );
+    replaceChildren(this.element, table(text.labelers.columns, body));
   }
 
   #rowsOf(row, measured) {

@@ -2,6 +2,7 @@
 
 import { element, replaceChildren } from "../dom.js";
 import { amount, count, percent } from "../format.js";
+import { table } from "../table.js";
 import { text } from "../text.js";
 
 /** Per cent with the sign of a difference. */
@@ -62,7 +63,6 @@ function verdict(found) {
 function forecast(predictions) {
   const words = text.outlook;
   if (predictions.length === 0) return part(words.forecast, element("p", { class: "hint" }, words.noForecast));
-  const head = words.columns.map(([name, kind]) => element("th", { scope: "col", class: kind }, name));
   const rows = predictions.map((step) =>
     element(
       "tr",
@@ -77,10 +77,7 @@ function forecast(predictions) {
       ),
     ),
   );
-  return part(
-    words.forecast,
-    element("table", { class: "table tight" }, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows)),
-  );
+  return part(words.forecast, table(words.columns, rows, "tight"));
 }
 
 /** Why the project ended or is about to; before that, what will end it. */

@@ -2,6 +2,7 @@
 
 import { element, replaceChildren } from "../dom.js";
 import { count, dayAndTime, percent } from "../format.js";
+import { table } from "../table.js";
 import { text } from "../text.js";
 import { span } from "./summary.js";
 
@@ -22,28 +23,8 @@ export class Rounds {
       replaceChildren(this.element, element("p", { class: "nothing" }, text.rounds.empty));
       return;
     }
-    const names = text.rounds.columns;
-    replaceChildren(
-      this.element,
-      element(
-        "table",
-        { class: "table" },
-        element(
-          "thead",
-          {},
-          element(
-            "tr",
-            {},
-            names.map(([name, kind]) => element("th", { scope: "col", class: kind }, name)),
-          ),
-        ),
-        element(
-          "tbody",
-          {},
-          rounds.map((round, index) => this.#row(round, rounds[index + 1])),
-        ),
-      ),
-    );
+    const rows = rounds.map((round, index) => this.#row(round, rounds[index + 1]));
+    replaceChildren(this.element, table(text.rounds.columns, rows));
   }
 
   #row(round, before) {

@@ -55,6 +55,10 @@ export function openSettings(project, changed) {
         { class: "field-row" },
         field("votes_per_task", words.votes, inputs.votes, words.votesHint),
         field("random_fraction", words.randomFraction, inputs.random, words.randomHint),
+      ),
+      element(
+        "div",
+        { class: "field-row" },
         field("gold_fraction", words.goldFraction, inputs.gold, words.goldHint),
         field("relabel_fraction", words.relabelFraction, inputs.relabel, words.relabelHint),
       ),

@@ -7,7 +7,7 @@ import { element } from "../dom.js";
 import { count, percent } from "../format.js";
 import { toast, toastProblem } from "../shell.js";
 import { text } from "../text.js";
-import { VirtualGrid } from "../virtual_grid.js";
+import { VirtualGrid, latePicture } from "../virtual_grid.js";
 
 export class Suspects {
   #classes;
@@ -24,8 +24,8 @@ export class Suspects {
     this.#changed = changed;
     this.#grid = new VirtualGrid({
       label: text.suspects.title,
-      least: 132,
-      extra: 62,
+      least: 146,
+      extra: 78,
       make: (suspect) => this.#tile(suspect),
       wantMore: () => {},
     });
@@ -49,20 +49,20 @@ export class Suspects {
     return element(
       "button",
       { type: "button", class: "tile", "aria-label": words, title: words, on: { click: () => this.#ask(suspect) } },
-      element("img", { src: itemImage(suspect.item), alt: "", loading: "lazy", decoding: "async" }),
-      this.#line(suspect.class, suspect.given_probability, "given"),
-      this.#line(suspect.suggested_class, suspect.suggested_probability, "suggested"),
+      latePicture(itemImage(suspect.item)),
+      this.#line(suspect.class, "given"),
+      this.#line(suspect.suggested_class, "suggested", percent(suspect.suggested_probability, 0)),
       suspect.asked_again && element("span", { class: "badge relabel" }, text.suspects.askedAgain),
     );
   }
 
-  #line(name, probability, kind) {
+  #line(name, kind, share = null) {
     return element(
       "span",
       { class: `tile-class ${kind}`, vars: { "--class-colour": this.#colours.get(name) ?? "var(--muted)" } },
       element("span", { class: "swatch" }),
       element("span", { class: "tile-name" }, name),
-      element("span", { class: "hint" }, percent(probability, 0)),
+      share && element("span", { class: "hint" }, share),
     );
   }
 

@@ -34,6 +34,8 @@ export class Tabs {
       tab.panel.hidden = !isChosen;
     }
     if (focus) chosen.button.focus();
+    // On a phone there are more parts than fit.
+    chosen.button.scrollIntoView({ block: "nearest", inline: "nearest" });
     if (this.#current === chosen.id) return;
     const isFirst = this.#current === null;
     this.#current = chosen.id;

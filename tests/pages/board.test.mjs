@@ -31,24 +31,24 @@ test("the board shows the present state, the batch with its reasons, and follows
   await page.getByText("Live", { exact: true }).waitFor();
   await page.getByRole("tab", { name: "Batch" }).click();
   await page.locator(".tile img").first().waitFor();
-  const inDocument = await page.locator(".virtual-tile").count();
-  const size = Number(await page.locator(".virtual-tile").first().getAttribute("aria-setsize"));
+  const inDocument = await page.locator("#part-batch .virtual-tile").count();
+  const size = Number(await page.locator("#part-batch .virtual-tile").first().getAttribute("aria-setsize"));
   assert.ok(inDocument < size / 2, `${inDocument} of ${size} tiles are in the document`);
   // Further pages of the list come while one scrolls, so its end moves: at the bottom the next one is awaited.
-  const end = page.locator(`.virtual-tile[aria-posinset="${size}"]`);
+  const end = page.locator(`#part-batch .virtual-tile[aria-posinset="${size}"]`);
   while ((await end.count()) === 0) {
     const last = await page.evaluate(() => {
-      const list = document.querySelector(".virtual");
+      const list = document.querySelector("#part-batch .virtual");
       list.scrollTop = list.scrollHeight;
       return list.scrollHeight;
     });
     await page.waitForFunction(
-      ([size, last]) => document.querySelector(`.virtual-tile[aria-posinset="${size}"]`) || document.querySelector(".virtual").scrollHeight > last,
+      ([size, last]) => document.querySelector(`#part-batch .virtual-tile[aria-posinset="${size}"]`) || document.querySelector("#part-batch .virtual").scrollHeight > last,
       [size, last],
     );
   }
   await end.waitFor();
-  await page.locator(".virtual").evaluate((list) => (list.scrollTop = 0));
+  await page.locator("#part-batch .virtual").evaluate((list) => (list.scrollTop = 0));
   await page.locator("button.tile").first().click();
   await page.getByRole("dialog").getByText("Pretext loss v").waitFor();
   await page.keyboard.press("Escape");

@@ -13,7 +13,11 @@ const browser = await launch();
 for (const colorScheme of ["light", "dark"]) {
   const { page, context } = await signIn(browser, { colorScheme, viewport: { width: 1360, height: 860 }, reducedMotion: "reduce" });
   page.setDefaultTimeout(60_000);
-  const shoot = (name, options = {}) => page.screenshot({ path: join(folder, `${name}-${colorScheme}.png`), ...options });
+  const shoot = async (name, options = {}) => {
+    // What the pointer rests on looks chosen.
+    await page.mouse.move(2, 2);
+    await page.screenshot({ path: join(folder, `${name}-${colorScheme}.png`), ...options });
+  };
 
   await page.locator(".project-card").first().waitFor();
   await shoot("projects");
@@ -45,6 +49,7 @@ for (const colorScheme of ["light", "dark"]) {
 
   await page.goto(`/projects/${service.project}`);
   await page.locator(".figure-place svg, .figure-place .nothing").first().waitFor();
+  await page.locator(".feed time").first().waitFor();
   await shoot("overview", { fullPage: true });
   await page.getByRole("tab", { name: "Batch" }).click();
   await page.locator("button.tile img").first().waitFor();

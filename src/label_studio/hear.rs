@@ -9,6 +9,7 @@ use crate::domain::ids::{ImportId, ItemId, LabelId, ProjectId, TokenId};
 use crate::domain::label_studio::{
     Annotation, Answer, HeardTask, ItemKey, LabelConfig, WantedState, item_keys,
 };
+use crate::store::class::ClassNames;
 use crate::store::label_studio::{self, FoundItem, HeardAnnotation};
 use crate::store::{PgConnection, StoreError, label};
 
@@ -94,6 +95,7 @@ pub async fn hear_export(
 ) -> Result<u64, StoreError> {
     let shown: Vec<&Map<String, Value>> = tasks.iter().map(|task| &task.data).collect();
     let items = match_items(connection, project, &shown, None).await?;
+    let classes = ClassNames::read(connection, project).await?;
     let mut news = 0;
     for (task, item) in tasks.iter().zip(items) {
         let Some(item) = item.filter(|item| item.import != import) else { continue };
@@ -105,6 +107,12 @@ pub async fn hear_export(
                 None => None,
             };
             let heard = heard(annotation, task.project, Some(item.id), None);
+            // An answer that nobody heard of and that says what is known, as that of an image which came with its class, is no news and must
+            // not cost a label.
+            let class = item.class.map(|class| classes.name(class));
+            if known.is_none() && heard.class.is_some() && heard.class == class {
+                continue;
+            }
             let fresh = label_studio::hear(connection, project, known.unwrap_or(source), &heard).await?;
             news += u64::from(fresh);
         }

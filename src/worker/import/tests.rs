@@ -172,9 +172,11 @@ fn exported_task(number: i64, address: &str, class: Option<&str>) -> serde_json:
 #[tokio::test]
 async fn tasks_of_label_studio_bring_new_images_with_their_class_and_news_about_the_others() {
     let house = House::new().await;
-    let folder = house.folder.path().canonicalize().unwrap().join("export");
+    // Hidden folders hold no images, and a scratch folder is hidden by itself.
+    let shelf = tempfile::Builder::new().prefix("export").tempdir().unwrap();
+    let folder = shelf.path().canonicalize().unwrap().join("export");
     draw_grey(&folder.join("pile"), 6);
-    std::fs::write(house.folder.path().join("outside.png"), "secret").unwrap();
+    std::fs::write(shelf.path().join("outside.png"), "secret").unwrap();
     let known = house.queue(&folder.join("pile")).await;
     house.attempt().await;
     assert_eq!(house.report(known).await.added_count, 6);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Map, Value};
 
 use crate::domain::ids::{ImportId, ItemId, LabelId, ProjectId, TokenId};
@@ -139,7 +139,8 @@ fn heard(
         unique_id: annotation.unique_id,
         wanted,
         class,
-        changed_at: annotation.updated_at.unwrap_or_default(),
+        // Years that the database doesn't know are nobody's.
+        changed_at: annotation.updated_at.filter(|at| (1970..=9999).contains(&at.year())).unwrap_or_default(),
         item,
         person: annotation.person(),
         seconds: annotation.seconds(),

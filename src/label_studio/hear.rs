@@ -41,20 +41,24 @@ pub async fn match_items(
     Ok(found)
 }
 
-/// Keeps an annotation on a task, as a webhook brings it.
-pub async fn hear_annotation(
+/// Keeps annotations with the tasks that they answer, as a webhook brings them from project `ls_project` of Label Studio.
+pub async fn hear_annotations(
     connection: &mut PgConnection,
     project: ProjectId,
     source: TokenId,
-    task: &HeardTask,
-    annotation: &Annotation,
+    ls_project: i64,
+    pairs: &[(&Annotation, &HeardTask)],
     config: Option<&LabelConfig>,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
     let image_key = config.map(|config| config.image_key.as_str());
-    let found = match_items(connection, project, &[&task.data], image_key).await?;
-    let item = found.into_iter().next().flatten().map(|item| item.id);
-    let heard = heard(annotation, task.project, item, config);
-    label_studio::hear(connection, project, source, &heard).await
+    let shown: Vec<&Map<String, Value>> = pairs.iter().map(|(_, task)| &task.data).collect();
+    let items = match_items(connection, project, &shown, image_key).await?;
+    for ((annotation, task), item) in pairs.iter().zip(items) {
+        let ls_project = task.project.or(Some(ls_project));
+        let heard = heard(annotation, ls_project, item.map(|item| item.id), config);
+        label_studio::hear(connection, project, source, &heard).await?;
+    }
+    Ok(())
 }
 
 /// Keeps that annotations are gone.
@@ -65,8 +69,7 @@ pub async fn hear_deletions(
     ls_project: i64,
     annotations: &[i64],
     now: DateTime<Utc>,
-) -> Result<bool, StoreError> {
-    let mut any = false;
+) -> Result<(), StoreError> {
     for annotation in annotations {
         let heard = HeardAnnotation {
             ls_project,
@@ -79,9 +82,9 @@ pub async fn hear_deletions(
             person: None,
             seconds: None,
         };
-        any |= label_studio::hear(connection, project, source, &heard).await?;
+        label_studio::hear(connection, project, source, &heard).await?;
     }
-    Ok(any)
+    Ok(())
 }
 
 /// Keeps the annotations of exported tasks whose items the project had before `import` brought what was new; those that a webhook brought before

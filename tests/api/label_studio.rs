@@ -510,3 +510,32 @@ async fn the_export_holds_the_whole_pool_with_labels_and_guesses_and_images_that
     let labeler = studio.app.token(Role::Labeler).await;
     send(studio.app.request(&labeler, Method::GET, path)).await.expect_problem(403, "forbidden");
 }
+
+#[tokio::test]
+async fn annotations_made_of_predictions_in_bulk_come_in_lists() {
+    let studio = Studio::labeling(10).await;
+    let mut body = created();
+    body["action"] = json!("ANNOTATIONS_CREATED");
+    let (mut annotations, mut tasks) = (Vec::new(), Vec::new());
+    for number in 0..4 {
+        let mut annotation = body["annotation"].clone();
+        annotation["id"] = json!(100 + number);
+        annotation["unique_id"] = json!(uuid::Uuid::now_v7());
+        annotation["task"] = json!(number);
+        let mut task = body["task"].clone();
+        task["id"] = json!(number);
+        task["data"]["image"] = json!(format!("http://127.0.0.1:1/{number}.png"));
+        annotations.push(annotation);
+        tasks.push(task);
+    }
+    tasks.reverse();
+    body["annotation"] = json!(annotations);
+    body["task"] = json!(tasks);
+    studio.hear(&body).await;
+    let mut names: Vec<String> =
+        studio.labels().await.iter().map(|row| row[0].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["0.png", "1.png", "2.png", "3.png"]);
+    body["task"] = json!(tasks[1..]);
+    studio.call("/webhook", &body).await.expect_invalid("annotation");
+}

@@ -54,13 +54,15 @@ class Client:
         request = urllib.request.Request(self.base + path, data=data, headers=headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=120) as response:
-                status, text, response_type = response.status, response.read(), response.headers["content-type"] or ""
+                status, text = response.status, response.read()
         except urllib.error.HTTPError as error:
-            status, text, response_type = error.code, error.read(), ""
+            status, text = error.code, error.read()
         if status not in expect:
             sys.exit(f"{method} {self.base}{path} answered {status}: {text[:2000].decode(errors='replace')}")
-        is_json = text and response_type.startswith("application/json")
-        return json.loads(text) if is_json else None
+        try:
+            return json.loads(text)
+        except ValueError:
+            return None
 
     def get(self, path):
         return self.call("GET", path)
@@ -254,8 +256,9 @@ def run(binary, studio_binary, folder, processes):
     studio = start_label_studio(studio_binary, studio_home, processes)
     make_project(gleaner)
     import_file(gleaner, images, split="pool", labels="hide")
-    gleaner.post("/api/v1/projects/shapes/start")
     state = lambda: gleaner.get("/api/v1/projects/shapes")
+    wait_until("the project is ready", lambda: state()["state"] == "ready")
+    gleaner.post("/api/v1/projects/shapes/start")
     wait_until("the first batch is open", lambda: state()["state"] == "labeling")
 
     # The pool goes to Label Studio as gleaner exports it.

@@ -51,6 +51,9 @@ struct AnnotationResult {
 /// A task as webhooks and exports hold it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct HeardTask {
+    /// Its id in that Label Studio.
+    #[serde(default)]
+    pub id: Option<i64>,
     /// What it shows.
     #[serde(default)]
     pub data: Map<String, Value>,

@@ -68,7 +68,6 @@ pub async fn add_external_label(
     let id = LabelId::generate();
     let fresh = NewLabel {
         id,
-        labeler,
         task: asked_by.id,
         slot: Some(slot),
         item: external.item,

@@ -45,7 +45,7 @@ impl Studio {
     async fn with(count: i32, settings: Value) -> Self {
         let app = spawn_app().await;
         let mut body = json!({"classes": ["cat", "dog"]});
-        body.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        body.as_object_mut().expect("an object").extend(settings.as_object().expect("an object").clone());
         let project = app.create_project_with("p", body).await;
         let items = app.add_items(project, count).await;
         app.sql("update item set name = substr(name, 6) || '.png'").await;

@@ -86,6 +86,15 @@ alerts: packages ## Try Prometheus' alerts on made-up series
 	promtool test rules docker/prometheus/alerts.test.yml
 	promtool check config docker/prometheus/prometheus.yml
 
+LABEL_STUDIO := target/label-studio
+
+.PHONY: test-label-studio
+test-label-studio: build ## Go through a round with the real Label Studio, which it installs into target/label-studio (1 GB)
+	$(call install,postgresql python3 python3-venv)
+	test -x $(LABEL_STUDIO)/bin/python || python3 -m venv $(LABEL_STUDIO)
+	$(LABEL_STUDIO)/bin/pip install --quiet --disable-pip-version-check --requirement tests/label_studio/requirements.txt
+	python3 tests/label_studio/round.py --gleaner target/release/gleaner --label-studio $(LABEL_STUDIO)/bin/label-studio
+
 .PHONY: deny
 deny: ## Check the dependencies: known vulnerabilities, licences, duplicates, sources; needs cargo-deny and GitHub
 	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is missing: cargo install cargo-deny --locked'; exit 1; }

@@ -213,7 +213,6 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(events::stream_events))
         .routes(routes!(label_studio::get_backend_health))
         .routes(routes!(label_studio::setup_backend))
-        .routes(routes!(label_studio::receive_annotation))
         .routes(routes!(label_studio::train_backend))
         .routes(routes!(label_studio::list_unkept_annotations))
         .routes(routes!(webhooks::create_webhook, webhooks::list_webhooks))
@@ -231,9 +230,11 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(metrics::get_metrics))
 }
 
-/// The route whose body is a whole selection of Label Studio.
+/// Routes whose bodies are a whole selection of Label Studio.
 fn task_predictions() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default().routes(routes!(label_studio::predict_tasks))
+    OpenApiRouter::default()
+        .routes(routes!(label_studio::predict_tasks))
+        .routes(routes!(label_studio::receive_annotation))
 }
 
 /// Routes whose bodies are images or weights that are held in memory.

@@ -9,7 +9,7 @@ mod inbox;
 mod ranking;
 mod tasks;
 
-pub use hear::{hear_annotation, hear_deletions, hear_export, match_items};
+pub use hear::{hear_annotations, hear_deletions, hear_export, match_items};
 pub use inbox::{Inbox, InboxWake};
 pub use ranking::{Guess, Ranking, RankingCache, RankingError};
 pub use tasks::{ExportPages, ResultNames, TaskWriter, choice_result};

@@ -23,6 +23,7 @@ pub enum ImportFormat {
     /// CIFAR-10 binary batches.
     Cifar,
     /// Label Studio's task JSON, whose images lie elsewhere.
+    #[value(name = "label_studio", alias = "label-studio")]
     LabelStudio,
 }
 

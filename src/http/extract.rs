@@ -104,6 +104,10 @@ pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Res
             format!("the body must be application/json; it says '{media_type}'"),
         ));
     }
+    // serde would take a list for an object, its values for the fields in their order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(ApiError::invalid_field("body", "must be an object"));
+    }
     parse_bytes(bytes)
 }
 
@@ -274,6 +278,7 @@ mod tests {
     #[case(r#"{"inner": {}}"#, "inner.count")]
     #[case(r#"{"iner": {}}"#, "iner")]
     #[case("", "inner")]
+    #[case(r#" [{"count": 3}]"#, "body")]
     fn the_field_that_is_wrong_is_named(#[case] body: &str, #[case] field: &str) {
         let error = parse(body).expect_err("an invalid body");
         assert_eq!(error.kind(), ProblemKind::Invalid);

@@ -3,13 +3,15 @@
 //! A webhook is kept before it is answered and acted on after that, since Label Studio waits a second and never asks again. Predictions come from
 //! what the last scoring stored. Of what is sent only what is needed is read; access tokens aren't.
 
+use std::collections::HashMap;
+
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -21,7 +23,7 @@ use crate::http::auth::{BasicTool, Tool, find_project};
 use crate::http::extract::{Path, parse_json, read_body};
 use crate::http::problem::{ApiError, Problem};
 use crate::label_studio::{
-    Guess, Ranking, RankingError, ResultNames, choice_result, hear_annotation, hear_deletions, match_items,
+    Guess, Ranking, RankingError, ResultNames, choice_result, hear_annotations, hear_deletions, match_items,
 };
 use crate::store::class::ClassNames;
 use crate::store::label_studio;
@@ -193,18 +195,28 @@ pub struct BackendEvent {
     /// Annotations created, updated and deleted, and `START_TRAINING`, mean something; others are passed over.
     #[schema(example = "ANNOTATION_CREATED")]
     action: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     #[schema(value_type = Option<Object>)]
-    annotation: Option<Annotation>,
+    annotation: Vec<Annotation>,
     #[serde(default)]
     #[schema(value_type = Option<Vec<Object>>)]
     annotations: Option<Vec<Annotation>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     #[schema(value_type = Option<Object>)]
-    task: Option<HeardTask>,
+    task: Vec<HeardTask>,
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     project: Option<BackendProject>,
+}
+
+/// What happened to many at once stands in a list under the same name.
+fn one_or_many<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let parse = |value| serde_json::from_value(value).map_err(D::Error::custom);
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(values) => values.into_iter().map(parse).collect(),
+        one => Ok(vec![parse(one)?]),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -258,33 +270,44 @@ async fn keep(
     let row = find_project(&mut tx, caller, project).await?;
     let BackendEvent { action, annotation, annotations, task, project } = event;
     let ls_project = project.as_ref().map_or(0, |project| project.id);
-    let mut task = task;
-    if let Some(task) = &mut task {
-        task.project = task.project.or(Some(ls_project));
-    }
     let config = project.and_then(|project| project.label_config).and_then(|xml| {
         LabelConfig::parse(&xml)
             .inspect_err(|error| tracing::warn!(project.id = %row.id, error = %error, "a labelling config is passed over"))
             .ok()
     });
     match action.as_str() {
-        "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" => {
-            let (Some(annotation), Some(task)) = (annotation, task) else {
-                return Err(ApiError::invalid_field("annotation", "must come with its task"));
-            };
-            hear_annotation(&mut tx, row.id, caller.token, &task, &annotation, config.as_ref()).await?;
+        "ANNOTATION_CREATED" | "ANNOTATIONS_CREATED" | "ANNOTATION_UPDATED" => {
+            let pairs = pair(&annotation, &task)?;
+            hear_annotations(&mut tx, row.id, caller.token, ls_project, &pairs, config.as_ref()).await?;
         }
         "ANNOTATIONS_DELETED" => {
             let ids: Vec<i64> = annotations.iter().flatten().map(|annotation| annotation.id).collect();
             hear_deletions(&mut tx, row.id, caller.token, ls_project, &ids, Utc::now()).await?;
         }
         "START_TRAINING" => app.round_counts.wake().wake(),
-        // Created in bulk they come without their tasks; a reconcile from an export brings them.
         _ => {}
     }
     tx.commit().await?;
     app.inbox_wake.wake();
     Ok(())
+}
+
+/// Each annotation with the task that it answers.
+fn pair<'e>(
+    annotations: &'e [Annotation],
+    tasks: &'e [HeardTask],
+) -> Result<Vec<(&'e Annotation, &'e HeardTask)>, ApiError> {
+    let by_id: HashMap<i64, &HeardTask> = tasks.iter().filter_map(|task| Some((task.id?, task))).collect();
+    let find = |annotation: &'e Annotation| match (tasks, annotation.task) {
+        ([task], _) => Some((annotation, task)),
+        (_, Some(id)) => by_id.get(&id).map(|task| (annotation, *task)),
+        _ => None,
+    };
+    let pairs: Vec<_> = annotations.iter().filter_map(find).collect();
+    if annotations.is_empty() || pairs.len() != annotations.len() {
+        return Err(ApiError::invalid_field("annotation", "must come with its task"));
+    }
+    Ok(pairs)
 }
 
 /// The training that was asked for.

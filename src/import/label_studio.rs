@@ -103,11 +103,11 @@ fn image_address(data: &Map<String, Value>) -> Option<&str> {
 /// The name an image gets: the last of the names that its address may stand for, which is the shortest.
 fn name_of(address: &str) -> String {
     let data = Map::from_iter([("image".to_owned(), Value::from(address))]);
-    let names = item_keys(&data, Some("image")).into_iter().filter_map(|key| match key {
-        ItemKey::Name(name) => Some(name),
-        ItemKey::Id(id) => Some(id.to_string()),
-    });
-    names.last().unwrap_or_default()
+    match item_keys(&data, Some("image")).pop() {
+        Some(ItemKey::Name(name)) => name,
+        Some(ItemKey::Id(id)) => id.to_string(),
+        None => String::new(),
+    }
 }
 
 /// The class that most of a task's answers give.

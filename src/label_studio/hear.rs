@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Map, Value};
 
 use crate::domain::ids::{ImportId, ItemId, LabelId, ProjectId, TokenId};
 use crate::domain::label_studio::{
     Annotation, Answer, HeardTask, ItemKey, LabelConfig, WantedState, item_keys,
 };
+use crate::store::class::ClassNames;
 use crate::store::label_studio::{self, FoundItem, HeardAnnotation};
 use crate::store::{PgConnection, StoreError, label};
 
@@ -40,20 +41,24 @@ pub async fn match_items(
     Ok(found)
 }
 
-/// Keeps an annotation on a task, as a webhook brings it.
-pub async fn hear_annotation(
+/// Keeps annotations with the tasks that they answer, as a webhook brings them from project `ls_project` of Label Studio.
+pub async fn hear_annotations(
     connection: &mut PgConnection,
     project: ProjectId,
     source: TokenId,
-    task: &HeardTask,
-    annotation: &Annotation,
+    ls_project: i64,
+    pairs: &[(&Annotation, &HeardTask)],
     config: Option<&LabelConfig>,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
     let image_key = config.map(|config| config.image_key.as_str());
-    let found = match_items(connection, project, &[&task.data], image_key).await?;
-    let item = found.into_iter().next().flatten().map(|item| item.id);
-    let heard = heard(annotation, task.project, item, config);
-    label_studio::hear(connection, project, source, &heard).await
+    let shown: Vec<&Map<String, Value>> = pairs.iter().map(|(_, task)| &task.data).collect();
+    let items = match_items(connection, project, &shown, image_key).await?;
+    for ((annotation, task), item) in pairs.iter().zip(items) {
+        let ls_project = task.project.or(Some(ls_project));
+        let heard = heard(annotation, ls_project, item.map(|item| item.id), config);
+        label_studio::hear(connection, project, source, &heard).await?;
+    }
+    Ok(())
 }
 
 /// Keeps that annotations are gone.
@@ -64,8 +69,7 @@ pub async fn hear_deletions(
     ls_project: i64,
     annotations: &[i64],
     now: DateTime<Utc>,
-) -> Result<bool, StoreError> {
-    let mut any = false;
+) -> Result<(), StoreError> {
     for annotation in annotations {
         let heard = HeardAnnotation {
             ls_project,
@@ -78,9 +82,9 @@ pub async fn hear_deletions(
             person: None,
             seconds: None,
         };
-        any |= label_studio::hear(connection, project, source, &heard).await?;
+        label_studio::hear(connection, project, source, &heard).await?;
     }
-    Ok(any)
+    Ok(())
 }
 
 /// Keeps the annotations of exported tasks whose items the project had before `import` brought what was new; those that a webhook brought before
@@ -94,6 +98,7 @@ pub async fn hear_export(
 ) -> Result<u64, StoreError> {
     let shown: Vec<&Map<String, Value>> = tasks.iter().map(|task| &task.data).collect();
     let items = match_items(connection, project, &shown, None).await?;
+    let classes = ClassNames::read(connection, project).await?;
     let mut news = 0;
     for (task, item) in tasks.iter().zip(items) {
         let Some(item) = item.filter(|item| item.import != import) else { continue };
@@ -105,6 +110,12 @@ pub async fn hear_export(
                 None => None,
             };
             let heard = heard(annotation, task.project, Some(item.id), None);
+            // An answer that nobody heard of and that says what is known, as that of an image which came with its class, is no news and must
+            // not cost a label.
+            let class = item.class.map(|class| classes.name(class));
+            if known.is_none() && heard.class.is_some() && heard.class == class {
+                continue;
+            }
             let fresh = label_studio::hear(connection, project, known.unwrap_or(source), &heard).await?;
             news += u64::from(fresh);
         }
@@ -131,7 +142,8 @@ fn heard(
         unique_id: annotation.unique_id,
         wanted,
         class,
-        changed_at: annotation.updated_at.unwrap_or_default(),
+        // Years that the database doesn't know are nobody's.
+        changed_at: annotation.updated_at.filter(|at| (1970..=9999).contains(&at.year())).unwrap_or_default(),
         item,
         person: annotation.person(),
         seconds: annotation.seconds(),

@@ -13,7 +13,7 @@ use crate::domain::ids::{ItemId, LabelId, TaskId};
 use crate::domain::item::Split;
 use crate::domain::label::LabelOutcome;
 use crate::domain::label_studio::{AnnotationOutcome as O, ItemKey, WantedState};
-use crate::domain::task::{SkipReason, TaskState};
+use crate::domain::task::{SkipReason, SlotState, TaskState};
 use crate::events::Events;
 use crate::labeling::{
     self, Actor, ExternalLabel, ExternalOutcome, LabelingError, Submission, Submit, SubmitResult,
@@ -21,7 +21,7 @@ use crate::labeling::{
 use crate::rounds::SupervisorWake;
 use crate::store::label_studio::{self, FoundItem, PendingAnnotation};
 use crate::store::project::{self, ProjectRow};
-use crate::store::{PgConnection, Store, StoreError, label};
+use crate::store::{PgConnection, Store, StoreError, label, slot};
 
 /// How often annotations that wait are looked for.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -249,8 +249,8 @@ async fn submit(
 }
 
 async fn is_held(connection: &mut PgConnection, task: TaskId) -> Result<bool, StoreError> {
-    let slots = crate::store::slot::lock_of_tasks(connection, &[task]).await?;
-    Ok(slots.iter().any(|slot| slot.state == crate::domain::task::SlotState::Leased))
+    let slots = slot::lock_of_tasks(connection, &[task]).await?;
+    Ok(slots.iter().any(|slot| slot.state == SlotState::Leased))
 }
 
 async fn add_external(

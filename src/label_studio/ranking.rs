@@ -58,9 +58,15 @@ struct PoolOrder {
     items: HashMap<ContentHash, (usize, ClassIndex, f32)>,
 }
 
+/// The order that a selection read, by the job that selected.
+type KeptOrder = (JobId, Arc<PoolOrder>);
+
 /// Orders that were read before; a handle to clone.
 #[derive(Clone, Debug, Default)]
-pub struct RankingCache(Arc<Mutex<HashMap<ProjectId, (JobId, Arc<PoolOrder>)>>>);
+pub struct RankingCache(Arc<Mutex<HashMap<ProjectId, KeptOrder>>>);
+
+/// Places and guesses of what is asked, by item.
+type AskedItems = HashMap<ItemId, (usize, Option<(ClassIndex, f32)>)>;
 
 /// The order of asking in a project at this moment.
 #[derive(Clone, Debug)]
@@ -68,7 +74,7 @@ pub struct Ranking {
     version: String,
     shows_guesses: bool,
     /// Place and guess of what is asked or next.
-    asked: HashMap<ItemId, (usize, Option<(ClassIndex, f32)>)>,
+    asked: AskedItems,
     pool: Arc<PoolOrder>,
 }
 
@@ -91,7 +97,7 @@ impl Ranking {
                 (round::last_number(&mut connection, project.id).await?.unwrap_or(0), project.model_version)
             }
         };
-        let mut asked = HashMap::new();
+        let mut asked = AskedItems::new();
         if under_way.is_some() {
             // Those asked ahead of the next round come after those of this one.
             for number in [number, number + 1] {
@@ -150,7 +156,7 @@ async fn add_open_tasks(
     connection: &mut PgConnection,
     project: ProjectId,
     number: i32,
-    asked: &mut HashMap<ItemId, (usize, Option<(ClassIndex, f32)>)>,
+    asked: &mut AskedItems,
 ) -> Result<(), StoreError> {
     let mut after = None;
     loop {

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use super::Workshop;
 use crate::blob::pack_key;
+use crate::domain::class_folder;
 use crate::domain::ids::{ItemId, ProjectId};
 use crate::domain::label_studio::ItemKey;
 use crate::import::{ImageFinder, resolve_allowed};
@@ -61,12 +62,12 @@ impl TaskImages {
         drop(connection);
         let start = u64::try_from(row.pack_offset)?;
         let end = start + u64::try_from(row.pack_length)?;
-        Ok(Some(self.workshop.blob.get_range(&pack_key(row.project, row.segment), start..end).await?.into()))
+        Ok(Some(self.workshop.blob.get_range(&pack_key(row.project, row.segment), start..end).await?))
     }
 
     fn read_file(&self, address: &str) -> Result<Vec<u8>, String> {
         let named = match address.split_once("/data/local-files/?d=") {
-            Some((_, name)) => crate::domain::class_folder::decode(name),
+            Some((_, name)) => class_folder::decode(name),
             None => address.strip_prefix("file://").unwrap_or(address).to_owned(),
         };
         let candidates = match (Path::new(&named).is_absolute(), &self.folder) {

@@ -45,7 +45,7 @@ impl Studio {
     async fn with(count: i32, settings: Value) -> Self {
         let app = spawn_app().await;
         let mut body = json!({"classes": ["cat", "dog"]});
-        body.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        body.as_object_mut().expect("an object").extend(settings.as_object().expect("an object").clone());
         let project = app.create_project_with("p", body).await;
         let items = app.add_items(project, count).await;
         app.sql("update item set name = substr(name, 6) || '.png'").await;
@@ -451,4 +451,91 @@ async fn a_config_with_several_choices_none_or_too_few_says_what_is_wrong() {
         .expect_invalid("label_config");
     studio.call("/webhook", &json!({"action": "ANNOTATION_CREATED"})).await.expect_invalid("annotation");
     studio.call("/webhook", &json!({})).await.expect_invalid("action");
+}
+
+#[tokio::test]
+async fn the_export_holds_the_whole_pool_with_labels_and_guesses_and_images_that_open() {
+    let studio = Studio::labeling(4).await;
+    studio.app.sql("update item set class = 1, class_source = 'import' where name = '3.png'").await;
+    let task = studio.app.lease(&studio.app.admin, "p", 1).await.remove(0);
+    studio.app.label(&studio.app.admin, "p", &task, "cat").await;
+    let path = "/api/v1/projects/p/labels?format=label-studio";
+    let answer = send(studio.app.request(&studio.tool, Method::GET, path)).await;
+    assert_eq!(answer.headers["content-type"], "application/json");
+    let tasks = answer.expect(200);
+    let tasks = tasks.as_array().unwrap();
+    assert_eq!(tasks.len(), 4);
+    let named = |name: &str| tasks.iter().find(|task| task["meta"]["gleaner_name"] == name).unwrap();
+    let labelled = tasks.iter().find(|other| other["data"]["gleaner_item"] == task["item"]).unwrap();
+    let annotation = &labelled["annotations"][0];
+    assert_eq!(annotation["result"][0]["value"], json!({"choices": ["cat"]}));
+    assert_eq!(
+        (&annotation["result"][0]["from_name"], &annotation["was_cancelled"]),
+        (&json!("label"), &json!(false))
+    );
+    assert_eq!(
+        named("3.png")["annotations"][0]["result"][0]["value"],
+        json!({"choices": ["dog"]}),
+        "imported"
+    );
+    assert_eq!(named("2.png")["annotations"], json!([]));
+    let prediction = &named("2.png")["predictions"][0];
+    assert_eq!(prediction["result"][0]["value"], json!({"choices": ["dog"]}));
+    assert_eq!(prediction["model_version"], "v0.1");
+    assert!(prediction["score"].as_f64().unwrap() < 1.0);
+    assert_eq!(
+        labelled["predictions"].as_array().map(Vec::len),
+        Some(0),
+        "its task is closed, and no model scored it"
+    );
+
+    let image =
+        named("2.png")["data"]["image"].as_str().unwrap().strip_prefix("http://gleaner.test").unwrap();
+    let shown = send(studio.app.bare(Method::GET, image)).await;
+    assert_eq!(
+        (shown.status.as_u16(), &shown.headers["cross-origin-resource-policy"]),
+        (200, &"cross-origin".parse().unwrap())
+    );
+    let with_token =
+        send(studio.app.request(&studio.tool, Method::GET, image.split('?').next().unwrap())).await;
+    assert_eq!(with_token.headers["cross-origin-resource-policy"], "same-origin");
+
+    // What goes in comes back as the same items.
+    let body = json!({"tasks": tasks, "label_config": sample!("req_predict")["body"]["label_config"]});
+    let predicted = studio.call("/predict", &body).await.expect(200);
+    for (task, result) in tasks.iter().zip(predicted["results"].as_array().unwrap()) {
+        let told = task["predictions"].as_array().unwrap().first().map(|told| told["score"].clone());
+        assert!(told.is_none_or(|told| told == result["score"]), "{task} {result}");
+    }
+    let labeler = studio.app.token(Role::Labeler).await;
+    send(studio.app.request(&labeler, Method::GET, path)).await.expect_problem(403, "forbidden");
+}
+
+#[tokio::test]
+async fn annotations_made_of_predictions_in_bulk_come_in_lists() {
+    let studio = Studio::labeling(10).await;
+    let mut body = created();
+    body["action"] = json!("ANNOTATIONS_CREATED");
+    let (mut annotations, mut tasks) = (Vec::new(), Vec::new());
+    for number in 0..4 {
+        let mut annotation = body["annotation"].clone();
+        annotation["id"] = json!(100 + number);
+        annotation["unique_id"] = json!(uuid::Uuid::now_v7());
+        annotation["task"] = json!(number);
+        let mut task = body["task"].clone();
+        task["id"] = json!(number);
+        task["data"]["image"] = json!(format!("http://127.0.0.1:1/{number}.png"));
+        annotations.push(annotation);
+        tasks.push(task);
+    }
+    tasks.reverse();
+    body["annotation"] = json!(annotations);
+    body["task"] = json!(tasks);
+    studio.hear(&body).await;
+    let mut names: Vec<String> =
+        studio.labels().await.iter().map(|row| row[0].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["0.png", "1.png", "2.png", "3.png"]);
+    body["task"] = json!(tasks[1..]);
+    studio.call("/webhook", &body).await.expect_invalid("annotation");
 }

@@ -1,5 +1,7 @@
 //! The pool as Label Studio's tasks: with the guesses of the last ranking, or with what the published model thinks now.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, bail};
 use chrono::Utc;
 use futures_util::{StreamExt, pin_mut};
@@ -65,8 +67,7 @@ async fn write_predictions(
             let mut connection = house.store.acquire().await?;
             label_studio::find_items(&mut connection, row.id, &keys).await?
         };
-        let mut by_id: std::collections::HashMap<ItemId, _> =
-            found.into_iter().map(|item| (item.id, item)).collect();
+        let mut by_id: HashMap<ItemId, _> = found.into_iter().map(|item| (item.id, item)).collect();
         let task = |predicted: PredictedItem| {
             let score = 1.0 - f64::from(predicted.score.uncertainty.entropy).clamp(0.0, 1.0);
             let guess = Guess { class: Some(predicted.score.top[0]), score };

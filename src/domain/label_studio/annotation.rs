@@ -51,6 +51,9 @@ struct AnnotationResult {
 /// A task as webhooks and exports hold it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct HeardTask {
+    /// Its id in that Label Studio.
+    #[serde(default)]
+    pub id: Option<i64>,
     /// What it shows.
     #[serde(default)]
     pub data: Map<String, Value>,
@@ -132,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    fn annotation(changes: Value) -> Annotation {
+    fn annotation(changes: &Value) -> Annotation {
         let mut body = json!({
             "id": 1, "unique_id": "534a40ad-dec5-487e-890c-388509568a9a", "was_cancelled": false, "lead_time": 3.2, "completed_by": 1,
             "updated_at": "2026-11-24T18:37:19.328347Z", "task": 10, "project": 1,
@@ -144,23 +147,23 @@ mod tests {
 
     #[test]
     fn a_choice_is_a_class_and_a_cancelled_annotation_a_skip() {
-        let one = annotation(json!({}));
+        let one = annotation(&json!({}));
         assert_eq!(one.answer(None), Ok(Answer::Class("cat".to_owned())));
         assert_eq!((one.seconds(), one.person().as_deref()), (Some(3.2), Some("label-studio:1")));
-        let skipped = annotation(json!({"was_cancelled": true, "result": []}));
+        let skipped = annotation(&json!({"was_cancelled": true, "result": []}));
         assert_eq!(skipped.answer(None), Ok(Answer::Skip));
-        let exported = annotation(json!({"completed_by": {"id": 7, "email": "a@b.co"}, "lead_time": -1}));
+        let exported = annotation(&json!({"completed_by": {"id": 7, "email": "a@b.co"}, "lead_time": -1}));
         assert_eq!((exported.seconds(), exported.person().as_deref()), (None, Some("label-studio:7")));
     }
 
     #[test]
     fn what_is_no_single_choice_says_nothing() {
-        assert_eq!(annotation(json!({"result": []})).answer(None), Err(AnswerError::NoChoice));
+        assert_eq!(annotation(&json!({"result": []})).answer(None), Err(AnswerError::NoChoice));
         let region = json!({"from_name": "label", "type": "choices", "value": {"choices": ["cat", "dog"]}});
-        let two = annotation(json!({ "result": [region] }));
+        let two = annotation(&json!({ "result": [region] }));
         assert_eq!(two.answer(None), Err(AnswerError::SeveralChoices));
         let text = json!({"from_name": "note", "type": "textarea", "value": {"text": ["a cat"]}});
-        assert_eq!(annotation(json!({"result": [text]})).answer(None), Err(AnswerError::NoChoice));
+        assert_eq!(annotation(&json!({"result": [text]})).answer(None), Err(AnswerError::NoChoice));
     }
 
     #[test]
@@ -172,7 +175,7 @@ mod tests {
             {"from_name": "label", "type": "choices", "value": {"choices": ["c"]}},
         ]);
         assert_eq!(
-            annotation(json!({ "result": result })).answer(Some(&config)),
+            annotation(&json!({ "result": result })).answer(Some(&config)),
             Ok(Answer::Class("cat".to_owned()))
         );
     }

@@ -93,12 +93,12 @@ mod tests {
 
     use super::*;
 
-    fn keys(data: Value, image_key: Option<&str>) -> Vec<ItemKey> {
+    fn keys(data: &Value, image_key: Option<&str>) -> Vec<ItemKey> {
         item_keys(data.as_object().unwrap(), image_key)
     }
 
     fn names(address: &str) -> Vec<String> {
-        keys(json!({"image": address}), Some("image"))
+        keys(&json!({"image": address}), Some("image"))
             .into_iter()
             .map(|key| match key {
                 ItemKey::Name(name) => name,
@@ -111,16 +111,16 @@ mod tests {
     fn a_task_that_names_its_item_means_no_other() {
         let id = ItemId::generate();
         let data = json!({"image": "http://127.0.0.1:1/9.png", "gleaner_item": id});
-        assert_eq!(keys(data, Some("image")), [ItemKey::Id(id)]);
+        assert_eq!(keys(&data, Some("image")), [ItemKey::Id(id)]);
         let named = json!({"gleaner_item": "pool/9.png", "image": "x"});
-        assert_eq!(keys(named, None), [ItemKey::Name("pool/9.png".to_owned())]);
+        assert_eq!(keys(&named, None), [ItemKey::Name("pool/9.png".to_owned())]);
     }
 
     #[test]
     fn an_address_of_gleaner_itself_leads_to_the_item() {
         let id = ItemId::generate();
         let address = format!("https://gleaner.example.org/api/v1/items/{id}/image?expires=1&signature=ab");
-        assert_eq!(keys(json!({"image": address}), Some("image")), [ItemKey::Id(id)]);
+        assert_eq!(keys(&json!({"image": address}), Some("image")), [ItemKey::Id(id)]);
     }
 
     #[test]
@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn without_a_config_whatever_looks_like_a_file_may_be_the_address() {
-        let found = keys(json!({"pool_id": "p9", "number": 9, "photo": "a.png"}), None);
+        let found = keys(&json!({"pool_id": "p9", "number": 9, "photo": "a.png"}), None);
         assert_eq!(found, [ItemKey::Name("a.png".to_owned())]);
-        assert_eq!(keys(json!({"pool_id": "p9"}), Some("image")), []);
+        assert_eq!(keys(&json!({"pool_id": "p9"}), Some("image")), []);
     }
 }

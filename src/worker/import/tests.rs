@@ -43,13 +43,17 @@ impl House {
     }
 
     async fn queue(&self, source: &Path) -> ImportId {
+        self.queue_as(source, ImportFormat::Auto, LabelRule::Hide).await
+    }
+
+    async fn queue_as(&self, source: &Path, format: ImportFormat, labels: LabelRule) -> ImportId {
         let new = NewImport {
             id: ImportId::generate(),
             source: source.display().to_string(),
             uploaded: false,
-            format: ImportFormat::Auto,
+            format,
             split: SplitRule::Auto,
-            labels: LabelRule::Hide,
+            labels,
         };
         let mut transaction = self.database.store().begin().await.unwrap();
         store::import::insert(&mut transaction, self.project.id, &new).await.unwrap();
@@ -148,4 +152,94 @@ async fn an_import_without_its_database_fails_nothing_and_begins_again_when_it_i
     house.attempt().await;
     let report = house.report(id).await;
     assert_eq!((report.state, report.added_count, report.rejected_count), (ImportState::Done, 5, 0));
+}
+
+/// A task of Label Studio's export on the image at `address`.
+fn exported_task(number: i64, address: &str, class: Option<&str>) -> serde_json::Value {
+    let result = |class| serde_json::json!([{"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [class]}}]);
+    let annotations: Vec<_> = class
+        .iter()
+        .map(|class| {
+            serde_json::json!({
+                "id": number, "unique_id": uuid::Uuid::now_v7(), "result": result(*class), "was_cancelled": false, "completed_by": 1,
+                "updated_at": "2026-11-24T18:37:19Z", "project": 3,
+            })
+        })
+        .collect();
+    serde_json::json!({"id": number, "data": {"image": address}, "annotations": annotations, "project": 3})
+}
+
+#[tokio::test]
+async fn tasks_of_label_studio_bring_new_images_with_their_class_and_news_about_the_others() {
+    let house = House::new().await;
+    // Hidden folders hold no images, and a scratch folder is hidden by itself.
+    let shelf = tempfile::Builder::new().prefix("export").tempdir().unwrap();
+    let folder = shelf.path().canonicalize().unwrap().join("export");
+    draw_grey(&folder.join("pile"), 6);
+    std::fs::write(shelf.path().join("outside.png"), "secret").unwrap();
+    let known = house.queue(&folder.join("pile")).await;
+    house.attempt().await;
+    assert_eq!(house.report(known).await.added_count, 6);
+    // Images 0 to 2 are known under their names, 10 to 12 are new.
+    for number in 10..13 {
+        GrayImage::from_pixel(8, 8, Luma([number])).save(folder.join(format!("new-{number}.png"))).unwrap();
+    }
+    let tasks = serde_json::json!([
+        exported_task(1, "000.png", Some("dark")),
+        exported_task(2, "001.png", None),
+        exported_task(3, "/data/local-files/?d=new-10.png", Some("light")),
+        exported_task(4, "new-11.png", None),
+        exported_task(5, &format!("file://{}", folder.join("new-12.png").display()), Some("light")),
+        exported_task(6, "../outside.png", None),
+        exported_task(7, "http://127.0.0.1:9/away.png", None),
+        exported_task(8, "missing.png", None),
+    ]);
+    let path = folder.join("export.json");
+    std::fs::write(&path, tasks.to_string()).unwrap();
+    let mut connection = house.database.store().acquire().await.unwrap();
+    let admin = crate::domain::role::Role::Admin;
+    let admin = store::token::insert(&mut connection, admin, "admin", &[1; 32], None, None).await.unwrap();
+
+    let id = house.queue_as(&path, ImportFormat::LabelStudio, LabelRule::Keep).await;
+    house.attempt().await;
+    let report = house.report(id).await;
+    assert_eq!(report.state, ImportState::Done, "{report:?}");
+    assert_eq!((report.read_count, report.added_count, report.duplicate_count), (8, 3, 2), "{report:?}");
+    let reasons: Vec<_> = report.rejected.iter().map(|rejection| rejection.reason.as_str()).collect();
+    assert_eq!(reasons.len(), 3, "{reasons:?}");
+    assert!(reasons[0].contains("leads out") && reasons[1].contains("fetches no images"), "{reasons:?}");
+    assert!(reasons[2].contains("no such file"), "{reasons:?}");
+    let classes: Vec<(String, Option<i16>)> = sqlx::query_as("select name, class from item order by name")
+        .fetch_all(&mut *connection)
+        .await
+        .unwrap();
+    assert_eq!(
+        classes[6..].iter().map(|row| row.1).collect::<Vec<_>>(),
+        [Some(1), None, Some(1)],
+        "{classes:?}"
+    );
+    assert!(classes[..6].iter().all(|row| row.1.is_none()), "a known image gets its label by the inbox");
+    type Heard = (i64, uuid::Uuid, String, i64);
+    let heard: Vec<Heard> =
+        sqlx::query_as("select annotation, source, class, ls_project from label_studio_annotation")
+            .fetch_all(&mut *connection)
+            .await
+            .unwrap();
+    assert_eq!(heard, [(1, admin.0, "dark".to_owned(), 3)]);
+
+    // The same file again brings nothing new; without labels nobody's answers are taken.
+    sqlx::query("update label_studio_annotation set state = 'done', outcome = 'external'")
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    house.queue_as(&path, ImportFormat::LabelStudio, LabelRule::Keep).await;
+    house.attempt().await;
+    let pending = "select count(*) from label_studio_annotation where state = 'pending'";
+    let count: i64 = sqlx::query_scalar(pending).fetch_one(&mut *connection).await.unwrap();
+    assert_eq!(count, 0, "what came with its image is no news");
+    sqlx::query("delete from label_studio_annotation").execute(&mut *connection).await.unwrap();
+    house.queue_as(&path, ImportFormat::LabelStudio, LabelRule::Hide).await;
+    house.attempt().await;
+    let count: i64 = sqlx::query_scalar(pending).fetch_one(&mut *connection).await.unwrap();
+    assert_eq!(count, 0);
 }

@@ -437,8 +437,8 @@ mod tests {
             assert!((0.19..=1.0).contains(&part) && (0.72..1.4).contains(&ratio), "{view:?}");
             area += part;
         }
-        // Of a uniform area those that don't fit are drawn again, so the mean is a little under 0.6.
-        assert!((0.54..0.6).contains(&(area / 4000.0)), "{area}");
+        // Of a uniform area large crops that are not square are drawn again, so the mean is under 0.6.
+        assert!((0.52..0.57).contains(&(area / 4000.0)), "{area}");
         let orders = drawn.iter().filter_map(|view| view.jitter).map(|jitter| match jitter.steps[0] {
             JitterStep::Brightness(factor)
             | JitterStep::Contrast(factor)

@@ -70,6 +70,16 @@ test: packages python-packages check alerts ## Run every test: lints, units, dat
 	npm --prefix tests/pages ci --no-fund --no-audit
 	cargo test --locked
 
+PYTORCH := target/pytorch
+
+.PHONY: test-pytorch
+test-pytorch: packages ## Load weights into the real torchvision and out of it again; installs PyTorch into target/pytorch
+	$(call install,python3 python3-venv)
+	@mkdir -p target
+	test -x $(PYTORCH)/bin/python || python3 -m venv $(PYTORCH)
+	$(PYTORCH)/bin/pip install --quiet --disable-pip-version-check --requirement tests/pytorch/requirements.txt
+	cargo test --locked --test binary -- --ignored --nocapture pytorch
+
 .PHONY: screenshots
 screenshots: packages ## Take the README's pictures of the gleaner at GLEANER_TEST_URL (with GLEANER_TEST_TOKEN and GLEANER_TEST_PROJECT)
 	npm --prefix tests/pages ci --no-fund --no-audit

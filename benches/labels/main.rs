@@ -2,7 +2,8 @@
 //!
 //! Two loads, each on a project of its own: labelers who lease one task and submit one label, and labelers who lease and submit fifty at a
 //! time. Every POST carries an idempotency key, as real clients' do. Afterwards the database is asked whether any task has two labels and
-//! whether it holds exactly those that were answered for; then the figures are printed.
+//! whether it holds exactly those that were answered for; then the figures are printed. `--streams 1000` follows events on as many streams
+//! besides, `--exported 1000000` reads so many labels through one call and watches the server's memory.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -67,9 +68,88 @@ async fn main() {
         report(&load, &seen, elapsed);
         check(&store, &load, seen.iter().map(|seen| seen.label_count).sum()).await;
     }
+    if let Some(count) = argument("--streams") {
+        follow(&store, &server, count).await;
+    }
+    if let Some(count) = argument("--exported") {
+        export(&store, &server, count).await;
+    }
     drop(server);
     store.close().await;
     cluster.release().await.expect("the database stops");
+}
+
+/// Opens streams of events, then labels, and waits until every stream has told every label.
+async fn follow(store: &Store, server: &Server, stream_count: u64) {
+    let load = Load {
+        project: "streams",
+        labeler_count: 1,
+        batch_count: 20,
+        task_count: 20,
+        duration: Duration::ZERO,
+    };
+    let token = seed(store, &load).await.remove(0);
+    let admin = mint(store, Role::Admin, "follower").await;
+    let url = format!("{}/api/v1/projects/streams", server.url);
+    let client = Client::new();
+    let mut streams = JoinSet::new();
+    let mut opened = Vec::new();
+    for _ in 0..stream_count {
+        opened.push(client.get(format!("{url}/events")).bearer_auth(&admin).send().await.expect("a stream"));
+    }
+    println!("streams: {stream_count} open, the server holds {} MiB", server.resident_mib());
+    for mut stream in opened {
+        streams.spawn(async move {
+            let mut text = String::new();
+            while text.matches("event: label.accepted").count() + text.matches("event:label.accepted").count()
+                < 20
+            {
+                let chunk = stream.chunk().await.expect("the stream goes on").expect("the stream goes on");
+                text.push_str(&String::from_utf8_lossy(&chunk));
+            }
+        });
+    }
+    let (leased, _) = post(&client, &format!("{url}/leases"), &token, &json!({"count": 20})).await;
+    let tasks = leased["tasks"].as_array().expect("tasks");
+    let labels: Vec<Value> =
+        tasks.iter().map(|task| json!({"task": task["task"], "class": "coat"})).collect();
+    let began = Instant::now();
+    post(&client, &format!("{url}/labels"), &token, &json!({"labels": labels})).await;
+    streams.join_all().await;
+    println!("  20 labels told to each within {:.0} ms", began.elapsed().as_secs_f64() * 1000.0);
+}
+
+/// Writes many labels into the database and reads them all through one call.
+async fn export(store: &Store, server: &Server, label_count: u64) {
+    let load = Load {
+        project: "exported",
+        labeler_count: 1,
+        batch_count: 1,
+        task_count: 10_000,
+        duration: Duration::ZERO,
+    };
+    seed(store, &load).await;
+    let sql = include_str!("labels.sql").replace(":count", &label_count.to_string());
+    let mut connection = store.acquire().await.expect("a connection");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *connection).await.expect("the labels are made");
+    drop(connection);
+    let admin = mint(store, Role::Admin, "exporter").await;
+    let url = format!("{}/api/v1/projects/exported/labels?format=jsonl", server.url);
+    let before = server.resident_mib();
+    let began = Instant::now();
+    let mut answer = Client::new().get(url).bearer_auth(admin).send().await.expect("an answer");
+    let (mut rows, mut bytes, mut most) = (0, 0, before);
+    while let Some(chunk) = answer.chunk().await.expect("the stream goes on") {
+        rows += chunk.iter().filter(|byte| **byte == b'\n').count() as u64;
+        bytes += chunk.len();
+        most = most.max(server.resident_mib());
+    }
+    assert_eq!(rows, label_count);
+    println!(
+        "export: {rows} labels, {} MiB in {:.1} s; the server holds {before} MiB before and {most} MiB at most",
+        bytes >> 20,
+        began.elapsed().as_secs_f64()
+    );
 }
 
 /// The number after an option of the command line.
@@ -112,6 +192,15 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Memory that the process has resident.
+    fn resident_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -126,16 +215,19 @@ async fn seed(store: &Store, load: &Load) -> Vec<String> {
         .replace(":count", &load.task_count.to_string());
     let mut connection = store.acquire().await.expect("a connection");
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *connection).await.expect("the project is made");
+    drop(connection);
     let mut tokens = Vec::new();
     for number in 0..load.labeler_count {
-        let token = TokenText::mint(Role::Labeler).expect("random bytes");
-        let name = format!("{}-{number}", load.project);
-        store::token::insert(&mut connection, Role::Labeler, &name, &token.hash(), None, None)
-            .await
-            .expect("a token");
-        tokens.push(token.expose().to_owned());
+        tokens.push(mint(store, Role::Labeler, &format!("{}-{number}", load.project)).await);
     }
     tokens
+}
+
+async fn mint(store: &Store, role: Role, name: &str) -> String {
+    let token = TokenText::mint(role).expect("random bytes");
+    let mut connection = store.acquire().await.expect("a connection");
+    store::token::insert(&mut connection, role, name, &token.hash(), None, None).await.expect("a token");
+    token.expose().to_owned()
 }
 
 /// Lets the labelers work for a while.

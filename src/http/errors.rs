@@ -24,6 +24,7 @@ impl From<StoreError> for ApiError {
             StoreError::Conflict { .. } => {
                 Self::conflict("somebody else changed the same thing; read it again and repeat")
             }
+            StoreError::Text(_) => Self::invalid_field("body", error.to_string()),
             StoreError::Schema(_) | StoreError::Other(_) => Self::internal(error),
         }
     }

@@ -124,6 +124,10 @@ fn parse_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             ApiError::new(ProblemKind::Malformed, format!("the body is no JSON: {inner}"))
         }
     })?;
+    // serde reads a list as the fields of an object in their order, which no document allows.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::invalid_field("body", "must be a JSON object"));
+    }
     reader
         .end()
         .map_err(|error| ApiError::new(ProblemKind::Malformed, format!("the body is no JSON: {error}")))?;
@@ -283,6 +287,13 @@ mod tests {
         let error = parse(body).expect_err("an invalid body");
         assert_eq!(error.kind(), ProblemKind::Invalid);
         assert!(format!("{error:?}").contains(&format!("field: \"{field}\"")), "{error:?}");
+    }
+
+    #[test]
+    fn a_list_of_values_is_no_object() {
+        let error = parse(r#"[{"count": 3}]"#).expect_err("a list");
+        assert_eq!(error.kind(), ProblemKind::Invalid);
+        assert!(parse(r#" {"inner": {"count": 3}}"#).is_ok());
     }
 
     #[test]

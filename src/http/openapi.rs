@@ -9,7 +9,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{ArrayItems, Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, PathItem, Ref, RefOr, Required, Response as ApiResponse, ResponseBuilder,
@@ -136,21 +136,34 @@ fn idempotency_key() -> Parameter {
 /// those of the other, so no value would fit both.
 fn flatten_schemas(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
     let known = schemas.clone();
-    for schema in schemas.values_mut() {
-        let RefOr::T(Schema::AllOf(parts)) = schema else { continue };
-        let mut whole = Object::with_type(Type::Object);
-        whole.description.clone_from(&parts.description);
-        for part in &parts.items {
-            let Some(part) = find_object(part, &known) else { continue };
-            whole.properties.extend(part.properties.clone());
-            whole.required.extend(part.required.iter().cloned());
-            whole.examples.extend(part.examples.iter().cloned());
-            whole.example = whole.example.or_else(|| part.example.clone());
-            whole.additional_properties =
-                whole.additional_properties.or_else(|| part.additional_properties.clone());
+    schemas.values_mut().for_each(|schema| flatten_schema(schema, &known));
+}
+
+fn flatten_schema(schema: &mut RefOr<Schema>, known: &BTreeMap<String, RefOr<Schema>>) {
+    match schema {
+        RefOr::T(Schema::AllOf(parts)) => {
+            let mut whole = Object::with_type(Type::Object);
+            whole.description.clone_from(&parts.description);
+            for part in parts.items.iter().filter_map(|part| find_object(part, known)) {
+                whole.properties.extend(part.properties.clone());
+                whole.required.extend(part.required.iter().cloned());
+                whole.example = whole.example.or_else(|| part.example.clone());
+                whole.additional_properties =
+                    whole.additional_properties.or_else(|| part.additional_properties.clone());
+            }
+            whole.example = parts.example.clone().or(whole.example);
+            *schema = RefOr::T(Schema::Object(whole));
         }
-        whole.example = parts.example.clone().or(whole.example);
-        *schema = RefOr::T(Schema::Object(whole));
+        RefOr::T(Schema::Object(object)) => {
+            object.properties.values_mut().for_each(|property| flatten_schema(property, known));
+        }
+        // The entries of a page, written out where the page is described.
+        RefOr::T(Schema::Array(array)) => {
+            if let ArrayItems::RefOrSchema(items) = &mut array.items {
+                flatten_schema(items, known);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -68,7 +68,9 @@ pub async fn submit_labels(
     submits: &[Submit<'_>],
 ) -> Result<Submitted, StoreError> {
     let submissions = || submits.iter().flat_map(|submit| submit.submissions);
-    let mut names: Vec<String> = submissions().map(|submission| submission.class.clone()).collect();
+    // No class has U+0000 in its name, and Postgres takes no text with it.
+    let names = submissions().map(|submission| &submission.class).filter(|name| !name.contains('\0'));
+    let mut names: Vec<String> = names.cloned().collect();
     names.sort_unstable();
     names.dedup();
     let classes: HashMap<String, ClassIndex> =

@@ -21,6 +21,9 @@ pub enum StoreError {
     /// Two transactions met in a way that only one could survive; run the whole transaction again.
     #[error("a concurrent transaction won ({0}); run this one again")]
     Retry(#[source] sqlx::Error),
+    /// A text holds the character U+0000, which Postgres can't keep.
+    #[error("a text holds the character U+0000, which can't be kept")]
+    Text(#[source] sqlx::Error),
     /// The schema and this program don't belong together.
     #[error("{0}")]
     Schema(String),
@@ -58,6 +61,8 @@ impl From<sqlx::Error> for StoreError {
         match database_error.code().as_deref().unwrap_or_default() {
             // unique_violation, foreign_key_violation, exclusion_violation
             "23505" | "23503" | "23P01" => Self::Conflict { constraint, source: error },
+            // character_not_in_repertoire, untranslatable_character
+            "22021" | "22P05" => Self::Text(error),
             // serialization_failure, deadlock_detected, lock_not_available
             "40001" | "40P01" | "55P03" => Self::Retry(error),
             // disk_full, too_many_connections, idle_in_transaction_session_timeout,

@@ -24,6 +24,23 @@ async fn a_hundred_thousand_labels_in_one_call_are_413_and_the_limit_is_named() 
 }
 
 #[tokio::test]
+async fn a_character_that_no_database_keeps_is_refused_and_harms_no_label_beside_it() {
+    let app = spawn_app().await;
+    app.labeling_project("p", 2).await;
+    let tasks = app.lease(&app.admin, "p", 2).await;
+    let label = |place: usize, class: &str| json!({"task": tasks[place]["task"], "class": class});
+    let body = json!({"labels": [label(0, "co\0at"), label(1, "coat")]});
+    let answer = app.post(LABELS, body).await.expect(200);
+    let outcomes: Vec<_> =
+        (0..2).map(|place| answer["results"][place]["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["unknown_class", "accepted"]);
+    app.post("/api/v1/projects", json!({"name": "a\0b", "classes": ["a", "b"]}))
+        .await
+        .expect_problem(422, "invalid");
+    assert_eq!(app.get("/api/v1/projects/a%00b").await.status.as_u16() / 100, 4);
+}
+
+#[tokio::test]
 async fn labels_for_another_projects_tasks_are_unknown_there() {
     let app = spawn_app().await;
     app.labeling_project("p", 1).await;

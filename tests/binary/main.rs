@@ -11,5 +11,6 @@ mod journey;
 mod kills;
 mod measurements;
 mod pages;
+mod pytorch;
 mod server;
 mod watch;

@@ -99,6 +99,30 @@ pub struct LabelRowAnswer {
     created_at: DateTime<Utc>,
 }
 
+/// One entry of the export as JSON: a label, or with `format=label-studio` a task of Label Studio.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ExportedEntry {
+    /// A label.
+    Label(LabelRowAnswer),
+    /// A task with its annotations.
+    LabelStudioTask(LabelStudioTaskAnswer),
+}
+
+/// A task in Label Studio's form.
+#[derive(Serialize, ToSchema)]
+pub struct LabelStudioTaskAnswer {
+    /// What Label Studio shows.
+    #[schema(value_type = Object)]
+    data: serde_json::Value,
+    /// What people said.
+    #[schema(value_type = Vec<Object>)]
+    annotations: Vec<serde_json::Value>,
+    /// What the model guesses.
+    #[schema(value_type = Vec<Object>)]
+    predictions: Vec<serde_json::Value>,
+}
+
 impl Row for LabelRowAnswer {
     const COLUMNS: &'static [Column] = &[
         Column::text("label"),
@@ -143,7 +167,7 @@ impl LabelRowAnswer {
     responses(
         (status = 403, description = "Needs role tool or higher", body = Problem, content_type = "application/problem+json"),
         (status = 200, description = "The labels", content(
-            (Vec<LabelRowAnswer> = "application/json"),
+            (Vec<ExportedEntry> = "application/json"),
             (String = "text/csv"),
             (String = "application/x-ndjson"),
         )),

@@ -59,6 +59,7 @@ pub struct LabelInput {
 
 /// What became of the labels.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"results": [{"task": "0190163d-8694-739b-aea5-966c26f8ad90", "label": "0190163d-8694-739b-aea5-966c26f8ad90", "outcome": "accepted"}], "round": {"number": 3, "state": "labeling", "answered_count": 41, "task_count": 100}}))]
 pub struct SubmitAnswer {
     /// One entry a label, in the order sent.
     results: Vec<ResultAnswer>,
@@ -246,6 +247,7 @@ pub struct CorrectLabel {
 
 /// A label after a change.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"label": "0190163d-8694-739b-aea5-966c26f8ad90", "task": "0190163d-8694-739b-aea5-966c26f8ad90", "class": "Pullover"}))]
 pub struct LabelAnswer {
     label: LabelId,
     task: TaskId,

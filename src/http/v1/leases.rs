@@ -44,6 +44,7 @@ fn default_count() -> u32 {
 
 /// Tasks lent to the caller.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"tasks": [{"task": "0190163d-8694-739b-aea5-966c26f8ad90", "item": "0190163d-8694-739b-aea5-966c26f8ad90", "image_url": "/api/v1/items/0190163d-8694-739b-aea5-966c26f8ad90/image?expires=1790000000&signature=9f", "round": 3, "source": "query", "expires_at": "2026-01-31T12:05:00Z", "attempt": 1, "suggestions": [{"class": "Coat", "probability": 0.62}]}], "wait": null}))]
 pub struct Leases {
     tasks: Vec<LeasedTask>,
     /// Why there is nothing new; null when there is.
@@ -186,6 +187,7 @@ impl Shareable for Lease {
 /// Which leases are meant.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"tasks": ["0190163d-8694-739b-aea5-966c26f8ad90"]}))]
 pub struct ChosenLeases {
     /// Tasks that the caller holds; all of them when absent.
     #[serde(default)]
@@ -194,6 +196,7 @@ pub struct ChosenLeases {
 
 /// What became of them.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"count": 1}))]
 pub struct ChangedLeases {
     /// How many leases were renewed or given back.
     count: u64,

@@ -30,6 +30,7 @@ pub struct SkipTask {
 
 /// The task that was skipped.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"task": "0190163d-8694-739b-aea5-966c26f8ad90", "reason": "unsure"}))]
 pub struct SkipAnswer {
     task: TaskId,
     reason: SkipReason,

@@ -20,4 +20,5 @@ mod outage;
 mod overview;
 mod projects;
 mod results;
+mod roles;
 mod webhooks;

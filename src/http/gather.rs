@@ -16,7 +16,10 @@ use crate::store::StoreError;
 const WEIGHT_MAX: usize = 1_000;
 
 /// Questions of one kind with their answers; a handle to clone.
-pub struct Gather<Q, A>(Arc<Mutex<HashMap<String, VecDeque<Waiting<Q, A>>>>>);
+pub struct Gather<Q, A>(Arc<Mutex<Queues<Q, A>>>);
+
+/// Who waits, by key; an entry says that somebody serves its key.
+type Queues<Q, A> = HashMap<String, VecDeque<Waiting<Q, A>>>;
 
 struct Waiting<Q, A> {
     question: Q,
@@ -97,7 +100,7 @@ impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
         Some((questions, answers))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, VecDeque<Waiting<Q, A>>>> {
+    fn lock(&self) -> MutexGuard<'_, Queues<Q, A>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

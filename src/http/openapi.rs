@@ -90,13 +90,12 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         }
         if let Some(post) = item.post.as_mut().filter(|post| post.security.is_none()) {
             // An empty body of a POST counts as {}, so one without fields that it needs may be left out.
-            if let Some(RefOr::T(body)) = post.request_body.as_mut() {
-                if let Some(RefOr::T(content)) = body.content.get("application/json")
-                    && let Some(RefOr::Ref(schema)) = &content.schema
-                    && optional.contains(&schema.ref_location)
-                {
-                    body.required = Some(Required::False);
-                }
+            if let Some(RefOr::T(body)) = post.request_body.as_mut()
+                && let Some(RefOr::T(content)) = body.content.get("application/json")
+                && let Some(RefOr::Ref(schema)) = &content.schema
+                && optional.contains(&schema.ref_location)
+            {
+                body.required = Some(Required::False);
             }
             post.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
         }

@@ -64,6 +64,9 @@ pub struct Sent<C> {
     content: C,
 }
 
+/// What is said of a call.
+type SharedResult<C> = Result<Shared<C>, ApiError>;
+
 /// What became of a call; all of it is durable.
 pub struct Shared<C: Shareable> {
     /// The project it was about.
@@ -183,7 +186,7 @@ async fn carry_out<C: Shareable>(
     project: &ProjectRow,
     calls: &[&Sent<C>],
     places: &[usize],
-    (answers, residue): (&mut [Option<Result<Shared<C>, ApiError>>], &mut C::Residue),
+    (answers, residue): (&mut [Option<SharedResult<C>>], &mut C::Residue),
 ) -> Result<(), StoreError> {
     let keyed: Vec<(usize, &Key)> =
         places.iter().filter_map(|place| Some((*place, calls[*place].key.as_ref()?))).collect();

@@ -52,7 +52,7 @@ async fn weights_come_from_torchvision_and_go_back_to_it_with_the_same_answers()
         .await;
     assert_eq!(refused.status().as_u16(), 422);
     let problem: Value = refused.json().await.expect("a problem");
-    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("[64, 1, 7, 7]")), "{problem}");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("[64, 3, 7, 7]")), "{problem}");
     sender.json(Method::PUT, "large", "initial-weights", "application/octet-stream", imagenet).await;
     let initial =
         sender.json(Method::PUT, PROJECT, "initial-weights", "application/octet-stream", cifar).await;

@@ -1,6 +1,8 @@
 // The one place that talks to the service. Owns: the shape of a request (JSON, Idempotency-Key on every POST), errors as exceptions
 // (`Problem` for an answer of the service, `Unreachable` for none), the walk through cursor lists, and the way back from the sign-in page.
 
+import { noteServiceTime } from "./clock.js";
+
 const BASE = "/api/v1";
 
 /** An error answer (RFC 9457): `message` is fit to show, `errors` names fields, `status` is the HTTP status. */
@@ -64,6 +66,7 @@ export async function call(method, path, { body, key, keepalive = false, signal,
     if (error.name === "AbortError") throw error;
     throw new Unreachable(error);
   }
+  noteServiceTime(response.headers.get("Date"));
   return readAnswer(response, stay);
 }
 

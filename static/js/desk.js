@@ -4,6 +4,7 @@
 // of the service that crossed it on the way says.
 
 import { Unreachable, Problem, post, projectPath } from "./api.js";
+import { millisecondsUntil, steadyNow } from "./clock.js";
 
 /** Tasks held at once, the one on show included. */
 const HELD_COUNT = 12;
@@ -37,7 +38,7 @@ export class Desk extends EventTarget {
   #borderLooks = 0;
   #renewTimer = null;
   #leaseMs = 300_000;
-  #activeAt = Date.now();
+  #activeAt = steadyNow();
   #lapsed = false;
   #resuming = false;
   #closed = false;
@@ -71,7 +72,7 @@ export class Desk extends EventTarget {
 
   /** Somebody works: keeps the leases alive, and takes them up again after an absence. */
   touch() {
-    this.#activeAt = Date.now();
+    this.#activeAt = steadyNow();
     if (this.#lapsed) {
       this.#lapsed = false;
       this.refill({ resume: true });
@@ -179,14 +180,14 @@ export class Desk extends EventTarget {
     const answer = await post(projectPath(this.#project, "/leases"), { count, resume });
     if (resume) this.#keepOnly(answer.tasks);
     for (const task of answer.tasks) this.#take(task);
-    const until = answer.tasks[0] && new Date(answer.tasks[0].expires_at).getTime() - Date.now();
+    const until = answer.tasks[0] && millisecondsUntil(answer.tasks[0].expires_at);
     if (until > 1000) this.#leaseMs = until;
     this.#setWait(answer.tasks.length === 0 ? answer.wait : null);
   }
 
   #take(leased) {
     const known = this.#tasks.find((task) => task.task === leased.task);
-    if (known) Object.assign(known, { attempt: leased.attempt, leasedAt: Date.now() });
+    if (known) Object.assign(known, { attempt: leased.attempt, leasedAt: steadyNow() });
     else if (!this.#wasAnswered(leased)) this.#tasks.push(prepare(leased));
   }
 
@@ -216,7 +217,7 @@ export class Desk extends EventTarget {
     const isBorder = this.#tasks.length === 0 && BORDER_REASONS.includes(wait.reason);
     const soon = isBorder ? BORDER_LOOKS_MS[this.#borderLooks++] : undefined;
     const ms = soon ?? Math.max(1, wait.retry_after_seconds ?? 5) * 1000;
-    this.wait = { reason: wait.reason, retryAt: Date.now() + ms };
+    this.wait = { reason: wait.reason, retryAt: steadyNow() + ms };
     this.#retryTimer = setTimeout(() => this.refill(), ms);
   }
 
@@ -231,7 +232,7 @@ export class Desk extends EventTarget {
 
   async #renew() {
     if (this.#tasks.length === 0 || this.#lapsed) return;
-    const now = Date.now();
+    const now = steadyNow();
     if (now - this.#activeAt > Math.max(IDLE_MS, this.#leaseMs / 2)) {
       this.#lapsed = true;
       return;
@@ -261,7 +262,7 @@ function prepare(task) {
   image.alt = "";
   image.draggable = false;
   image.src = task.image_url;
-  const prepared = { ...task, image, isLoaded: false, isBroken: false, leasedAt: Date.now() };
+  const prepared = { ...task, image, isLoaded: false, isBroken: false, leasedAt: steadyNow() };
   prepared.loaded = image.decode().then(
     () => (prepared.isLoaded = true),
     () => (prepared.isBroken = true),

@@ -140,8 +140,7 @@ export class Outbox extends EventTarget {
   }
 
   #nextDue() {
-    const now = Date.now();
-    for (const entry of this.#entries.values()) if (entry.notBefore <= now) return entry;
+    for (const entry of this.#entries.values()) if (msUntilDue(entry) === 0) return entry;
     return null;
   }
 
@@ -177,13 +176,11 @@ export class Outbox extends EventTarget {
 
   #schedule() {
     if (this.count === 0 || this.connection === "signed_out") return;
-    const now = Date.now();
     let delay = 0;
     if (this.connection === "offline") {
       delay = RETRY_MS[Math.min(this.#failureCount, RETRY_MS.length) - 1] ?? RETRY_MS[0];
     } else {
-      const due = Math.min(...Array.from(this.#entries.values(), (entry) => entry.notBefore));
-      delay = Math.max(0, due - now);
+      delay = Math.min(...Array.from(this.#entries.values(), msUntilDue));
     }
     this.#timer = setTimeout(() => this.#sendNow(), delay);
   }
@@ -214,6 +211,12 @@ export class Outbox extends EventTarget {
     if (this.#database) await finished(this.#database.transaction(STORE, "readwrite").objectStore(STORE).delete(entry.key));
     this.#changed();
   }
+}
+
+/** How long an answer is still held back. One from the future was kept before the clock was set back, and has waited long enough. */
+function msUntilDue(entry) {
+  const now = Date.now();
+  return entry.at > now ? 0 : Math.max(0, entry.notBefore - now);
 }
 
 /** Gives `null` where the browser keeps nothing (private windows): answers then last as long as the page. */

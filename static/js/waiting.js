@@ -1,5 +1,6 @@
 // What the labeler sees when there is nothing to label. Owns the card that says why, what happens meanwhile, and when the page looks again.
 
+import { steadyNow } from "./clock.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { count, duration } from "./format.js";
 import { problemText } from "./shell.js";
@@ -55,13 +56,13 @@ export class WaitingCard {
     this.#body.textContent = wait.problem ? problemText(wait.problem) : words.body;
     replaceChildren(this.#progress, progress && wait.reason !== "offline" ? jobBar(progress) : null);
     this.#retryAt = wait.retryAt;
-    this.#isSoon = wait.reason === "loading" || (wait.retryAt !== null && wait.retryAt - Date.now() <= SOON_SECONDS * 1000);
+    this.#isSoon = wait.reason === "loading" || (wait.retryAt !== null && wait.retryAt - steadyNow() <= SOON_SECONDS * 1000);
     this.button.hidden = this.#isSoon;
     this.#tick();
   }
 
   #tick() {
-    const left = this.#retryAt === null ? null : Math.ceil((this.#retryAt - Date.now()) / 1000);
+    const left = this.#retryAt === null ? null : Math.ceil((this.#retryAt - steadyNow()) / 1000);
     this.#countdown.textContent =
       left === null || this.#isSoon || left > 3600 ? "" : left > 0 ? text.wait.retryIn(duration(left)) : text.wait.looking;
   }

@@ -14,9 +14,16 @@ before(async () => {
 });
 after(() => browser?.close());
 
-/** Opens the labeler's page and waits for its first image. */
-async function openDesk(options, token) {
+/** Sets the clock of a page forward, or back. */
+function setClock(offsetMs) {
+  const now = Date.now;
+  Date.now = () => now() + offsetMs;
+}
+
+/** Opens the labeler's page, by a clock that is `offsetMs` off, and waits for its first image. */
+async function openDesk({ offsetMs = 0, ...options } = {}, token) {
   const session = await signIn(browser, options, token);
+  if (offsetMs) await session.page.addInitScript(setClock, offsetMs);
   await session.page.goto(`/label/${service.project}`);
   await session.page.locator("img.shown").waitFor();
   return session;
@@ -256,30 +263,52 @@ test("a reload comes back to the same image", async () => {
   await context.close();
 });
 
-test("leases are renewed while somebody works, longer than they last", { timeout: 120_000 }, async () => {
-  const { lease_seconds: before } = await api("GET", projectPath());
-  await api("PATCH", projectPath(), { lease_seconds: 10 });
-  const { page, context, problems } = await openDesk();
-  try {
-    const item = await shownItem(page);
-    const held = await api("POST", projectPath("/leases"), { count: 1, resume: true });
-    const { attempt } = held.tasks.find((task) => task.item === item);
-    const since = Date.now();
-    while (Date.now() - since < 12_000) {
-      const renewed = await page.waitForResponse((response) => response.url().endsWith("/leases/renew"));
-      assert.equal(renewed.status(), 200);
-      await page.keyboard.press("Shift");
-    }
-    assert.equal(await shownItem(page), item);
-    const sent = page.waitForResponse((response) => response.url().endsWith("/labels"));
-    await answer(page, 0);
-    assert.equal((await (await sent).json()).results[0].outcome, "accepted");
-    assert.equal((await sent).request().postDataJSON().labels[0].attempt, attempt, "the lease had lapsed and was taken anew");
-    assert.deepEqual(problems, []);
-  } finally {
-    await api("PATCH", projectPath(), { lease_seconds: before });
-    await context.close();
+/** Works for longer than a lease of ten seconds lasts, and finds it was kept. */
+async function workLongerThanALease({ page, problems }) {
+  const item = await shownItem(page);
+  const held = await api("POST", projectPath("/leases"), { count: 1, resume: true });
+  const { attempt } = held.tasks.find((task) => task.item === item);
+  const since = Date.now();
+  while (Date.now() - since < 12_000) {
+    const renewed = await page.waitForResponse((response) => response.url().endsWith("/leases/renew"));
+    assert.equal(renewed.status(), 200);
+    await page.keyboard.press("Shift");
   }
+  assert.equal(await shownItem(page), item);
+  const sent = page.waitForResponse((response) => response.url().endsWith("/labels"));
+  await answer(page, 0);
+  assert.equal((await (await sent).json()).results[0].outcome, "accepted");
+  assert.equal((await sent).request().postDataJSON().labels[0].attempt, attempt, "the lease had lapsed and was taken anew");
+  assert.deepEqual(problems, []);
+}
+
+for (const [clock, offsetMs] of [
+  ["right", 0],
+  ["an hour fast", 3_600_000],
+  ["an hour slow", -3_600_000],
+]) {
+  test(`leases are renewed while somebody works, longer than they last, by a clock that is ${clock}`, { timeout: 120_000 }, async () => {
+    const { lease_seconds: before } = await api("GET", projectPath());
+    await api("PATCH", projectPath(), { lease_seconds: 10 });
+    const session = await openDesk({ offsetMs });
+    try {
+      await workLongerThanALease(session);
+    } finally {
+      await api("PATCH", projectPath(), { lease_seconds: before });
+      await session.context.close();
+    }
+  });
+}
+
+test("an answer that waits is sent though the clock was set back meanwhile", async () => {
+  const { page, context } = await openDesk();
+  await page.route("**/api/**", (route) => route.abort());
+  const item = await answer(page, 1);
+  await page.unroute("**/api/**");
+  await page.evaluate(setClock, -3_600_000);
+  await allSaved(page);
+  assert.equal(await labelOf(item), classes[1]);
+  await context.close();
 });
 
 test("two fingers zoom, arrows move what is zoomed, and neither skips", async () => {

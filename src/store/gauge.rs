@@ -91,7 +91,7 @@ pub async fn list_projects(connection: &mut PgConnection) -> Result<Vec<ProjectG
              s.open_count as "open_count!", s.leased_count as "leased_count!",
              (select count(*) filter (where state = 'done')::float8 / nullif(count(*), 0) from job
               where project = p.id and kind = 'score' and subject like 'model-' || p.model_version || '-%') as scored_fraction,
-             (m.manifest -> 'epochs' -> -1 ->> 'loss')::float8 as training_loss
+             (m.manifest -> 'training' -> 'epochs' -> -1 ->> 'loss')::float8 as training_loss
            from project p
              left join model m on m.project = p.id and m.version = p.model_version
              cross join lateral (

@@ -14,7 +14,7 @@ const NEAR = 12;
 export class PoolMap {
   #points = [];
   #colours;
-  #canvas = element("canvas", { class: "map-canvas", tabindex: "0", role: "img" });
+  #canvas = element("canvas", { class: "map-canvas", tabindex: "0", role: "img", "aria-label": text.map.empty });
   #tip = element("div", { class: "tip map-tip", hidden: true });
   #facts = element("p", { class: "hint" });
   #legend = element("div", { class: "map-legend" });
@@ -47,6 +47,7 @@ export class PoolMap {
     if (map === null) {
       this.#points = [];
       replaceChildren(this.#legend);
+      this.#canvas.setAttribute("aria-label", text.map.empty);
       this.#facts.textContent = text.map.empty;
       return;
     }

@@ -18,6 +18,8 @@ use crate::config::Config;
 use crate::domain::ids::ProjectId;
 use crate::export::Form;
 use crate::http::v1::exports::{LabelForm, label_pages};
+use crate::store::class::ClassNames;
+use crate::store::project::ProjectRow;
 use crate::store::{model, project};
 use target::Target;
 
@@ -142,4 +144,11 @@ async fn write_model(house: &House, id: ProjectId, target: &mut Target) -> anyho
         bail!("the project has trained no model yet; its first one comes after the first batch")
     };
     target.write(house.blob.get(&found.checkpoint).await?).await
+}
+
+/// The project and the names of its classes.
+async fn read_project(house: &House, id: ProjectId) -> anyhow::Result<(ProjectRow, ClassNames)> {
+    let mut connection = house.store.acquire().await?;
+    let row = project::find(&mut connection, id).await?.context("the project was deleted a moment ago")?;
+    Ok((row, ClassNames::read(&mut connection, id).await?))
 }

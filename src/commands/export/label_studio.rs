@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use chrono::Utc;
 use futures_util::{StreamExt, pin_mut};
 use serde_json::Value;
 
+use super::read_project;
 use super::target::Target;
 use crate::access::key::SecretKey;
 use crate::commands::house::House;
@@ -16,7 +17,6 @@ use crate::domain::label_studio::ItemKey;
 use crate::export::ArrayWriter;
 use crate::http::v1::exports::task_pages;
 use crate::label_studio::{ExportPages, Guess, Ranking, RankingCache, TaskWriter};
-use crate::store::class::ClassNames;
 use crate::store::{label_studio, project};
 use crate::worker::{PredictedItem, predict_unlabeled};
 
@@ -27,12 +27,7 @@ pub(super) async fn write(
     predicts: bool,
     target: &mut Target,
 ) -> anyhow::Result<()> {
-    let (row, classes) = {
-        let mut connection = house.store.acquire().await?;
-        let row =
-            project::find(&mut connection, id).await?.context("the project was deleted a moment ago")?;
-        (row, ClassNames::read(&mut connection, id).await?)
-    };
+    let (row, classes) = read_project(house, id).await?;
     let key_path = house.config.home.join("secret.key");
     let key = tokio::task::spawn_blocking(move || SecretKey::load_or_create(&key_path)).await??;
     let writer = TaskWriter { public_url: house.config.public_url.clone(), key, classes, now: Utc::now() };

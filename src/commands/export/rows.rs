@@ -1,9 +1,10 @@
 //! Tasks with their provenance, and predictions, as tables.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::read_project;
 use super::target::Target;
 use crate::commands::house::House;
 use crate::commands::service::start_engine;
@@ -11,7 +12,7 @@ use crate::domain::ids::{ItemId, ProjectId, TaskId};
 use crate::domain::task::{TaskSource, TaskState};
 use crate::export::{Column, Form, Row, TableWriter};
 use crate::store::class::ClassNames;
-use crate::store::{item, project, task};
+use crate::store::{item, task};
 use crate::worker::{PredictedItem, predict_unlabeled};
 
 /// Tasks that are read at once.
@@ -134,12 +135,7 @@ pub(super) async fn write_predictions(
     form: Form,
     target: &mut Target,
 ) -> anyhow::Result<()> {
-    let (row, classes) = {
-        let mut connection = house.store.acquire().await?;
-        let row =
-            project::find(&mut connection, id).await?.context("the project was deleted a moment ago")?;
-        (row, ClassNames::read(&mut connection, id).await?)
-    };
+    let (row, classes) = read_project(house, id).await?;
     let Some(model_version) = row.model_version else {
         bail!("the project has trained no model yet; its first one comes after the first batch")
     };

@@ -19,6 +19,7 @@ use crate::http::auth::Tool;
 use crate::http::extract::{Json, List, Page, PageQuery, Path, Query};
 use crate::http::idempotency::{Begun, Post};
 use crate::http::problem::{ApiError, Problem};
+use crate::http::v1::control::NoFields;
 use crate::store::webhook::{self, NewWebhook, Sight, WebhookRow};
 use crate::store::webhook_delivery::{self, DeliveryRow};
 use crate::store::{self, PgConnection};
@@ -319,7 +320,7 @@ pub async fn replace_webhook_secret(
     State(app): State<AppState>,
     caller: Tool,
     Path(id): Path<WebhookId>,
-    post: Post<Nothing>,
+    post: Post<NoFields>,
 ) -> Result<Response, ApiError> {
     let mut work = match post.call.begin(&app, caller.token).await? {
         Begun::Replay(replay) => return Ok(replay.into_response()),
@@ -332,11 +333,6 @@ pub async fn replace_webhook_secret(
     work.keep(StatusCode::OK, &WebhookSecretAnswer { id, secret: None }).await?;
     Ok(axum::Json(WebhookSecretAnswer { id, secret: Some(secret.expose()) }).into_response())
 }
-
-/// A body without fields.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Nothing {}
 
 /// A test that was asked for.
 #[derive(Debug, Serialize, ToSchema)]
@@ -360,7 +356,7 @@ pub async fn test_webhook(
     State(app): State<AppState>,
     caller: Tool,
     Path(id): Path<WebhookId>,
-    post: Post<Nothing>,
+    post: Post<NoFields>,
 ) -> Result<Response, ApiError> {
     let mut work = match post.call.begin(&app, caller.token).await? {
         Begun::Replay(replay) => return Ok(replay.into_response()),
